@@ -1,0 +1,65 @@
+"""Everything that fedssl raises on purpose.
+
+    FedsslError
+    |-- ConfigError        a key, value or combination in the configuration
+    |-- DataError          a file or folder of images, masks or splits
+    |-- FederationError    the sites and the coordinator do not fit together
+    |   `-- UploadError    one upload is refused (shape, dtype, name, non-finite value)
+    |-- CheckpointError    a run cannot be saved or resumed
+    `-- TrainingError      a site's training cannot go on
+
+A message says what is wrong, which file or key, what was given, and what would work.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "FederationError",
+    "FedsslError",
+    "TrainingError",
+    "UploadError",
+    "did_you_mean",
+]
+
+
+class FedsslError(Exception):
+    """Base of every deliberate error; the command line prints it without a traceback."""
+
+
+class ConfigError(FedsslError):
+    """A key, a value or a combination of keys is wrong."""
+
+
+class DataError(FedsslError):
+    """A file or folder cannot serve as data; the message names it."""
+
+
+class FederationError(FedsslError):
+    """Sites and coordinator disagree, or too few sites take part."""
+
+
+class UploadError(FederationError):
+    """One site's upload is refused; the message names the site and the field."""
+
+
+class CheckpointError(FedsslError):
+    """A checkpoint is missing, damaged, or belongs to another run."""
+
+
+class TrainingError(FedsslError):
+    """Training at a site cannot go on, e.g. the loss is not finite."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Return a ' Did you mean ...?' sentence, or '' when nothing is close."""
+    close = get_close_matches(given, list(known), n=2, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
