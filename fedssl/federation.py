@@ -77,7 +77,7 @@ class SiteSpec(_Table):
 
 @dataclass(frozen=True, slots=True)
 class Federation:
-    """A task and its sites, in the order of the file; that order is the order of aggregation."""
+    """A task and its sites, in the order of the file."""
 
     task: Task
     sites: tuple[SiteSpec, ...]

@@ -253,6 +253,7 @@ class Download:
         round: counts from 0.
         stage: name of the stage; `describe` and `evaluate` are reserved.
         site: addressee.
+        step: counts the stages of the run; a site's memory is stamped with it.
         weights: parts of the model that this stage needs.
         knowledge: the method's extras, as its `payload` declares them.
         trains: parts to train and return.
@@ -264,6 +265,7 @@ class Download:
     round: int
     stage: str
     site: str
+    step: int = 0
     weights: Arrays = field(default_factory=dict)
     knowledge: Arrays = field(default_factory=dict)
     trains: tuple[str, ...] = ()

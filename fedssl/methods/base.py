@@ -84,6 +84,9 @@ class TrainingData(Protocol):
     def label(self, case: int) -> Tensor:
         """Return the mask [*S] int64 of a labeled case; raise for any other case."""
 
+    def has_stored(self) -> bool:
+        """Whether an earlier stage stored maps for this site's cases."""
+
     def store(self, case: int, **maps: Tensor) -> None:
         """Keep maps [M, *S] (uint8 or float16) of a case; batches carry them as `stored`."""
 
@@ -198,7 +201,10 @@ class ArraySpec:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """Extras that may travel, by stage name and array name."""
+    """Extras that may travel, by stage name and array name.
+
+    A name may hold shell-style `*`, e.g. `teacher.*/head.weight`.
+    """
 
     down: Mapping[str, Mapping[str, ArraySpec]] = field(default_factory=dict)
     up: Mapping[str, Mapping[str, ArraySpec]] = field(default_factory=dict)
@@ -220,6 +226,7 @@ class Method:
         parts: names of the model's state by part; `shared` is what is evaluated and digested,
             `private` stays in the site's memory.
         payload: extras that may travel.
+        check: raises `ConfigError` where keys of the run and of the method do not fit together.
     """
 
     name: str
@@ -232,3 +239,4 @@ class Method:
     build_model: Callable[[RunConfig, Task], SegmentationModel]
     parts: Callable[[nn.Module], dict[str, list[str]]]
     payload: Callable[[RunConfig, Task, Arrays], Payload]
+    check: Callable[[RunConfig], None]
