@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedssl.config import AugmentConfig
+from fedssl.data import augment_ops as ops
+from fedssl.data.augment import (
+    augment_labeled,
+    augment_unlabeled,
+    identity_theta,
+    invert_theta,
+    random_theta,
+    warp,
+)
+
+OFF = AugmentConfig(
+    flip=False,
+    rotate=0,
+    scale=0,
+    translate=0,
+    gain=0,
+    offset=0,
+    mixing=0,
+    contrast=0,
+    gamma=0,
+    blur=0,
+    noise=0,
+    bias=0,
+    cutout=0,
+)
+GEOMETRY = OFF.model_copy(update={"flip": True, "rotate": 30.0, "scale": 0.2, "translate": 0.1})
+SPACES = [(24, 40), (6, 20, 28)]
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def only(**changes: object) -> AugmentConfig:
+    return OFF.model_copy(update={"probability": 1.0, **changes})
+
+
+def blocks(space: tuple[int, ...], batch: int = 3) -> torch.Tensor:
+    """A label map of a few values in large blocks."""
+    grids = torch.meshgrid(*(torch.arange(s) * 3 // s for s in space), indexing="ij")
+    return sum(grids).repeat(batch, *(1,) * len(space)).long()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_all_zero_is_the_identity_bit_for_bit(space: tuple[int, ...]) -> None:
+    image, label = torch.randn(3, 2, *space), blocks(space)
+    stored = {"p": torch.rand(3, 1, *space).half()}
+    moved, moved_label = augment_labeled(image, label, OFF, rng())
+    views, maps = augment_unlabeled(image, stored, OFF, rng())
+    for result in (moved, views["weak"].image, views["strong"].image):
+        assert torch.equal(result, image)
+    assert torch.equal(moved_label, label)
+    assert torch.equal(maps["p"], stored["p"])
+    assert torch.equal(views["weak"].theta, identity_theta(image))
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_image_label_and_stored_maps_move_together(space: tuple[int, ...]) -> None:
+    # An image that shows its own label: where the neighbourhood is flat, they must agree.
+    label = blocks(space, 4) + 1
+    image = label[:, None].float()
+    stored = {"u8": label[:, None].byte(), "f16": label[:, None].half()}
+    views, maps = augment_unlabeled(image, stored, GEOMETRY, rng(1))
+    _, moved = augment_labeled(image, label, GEOMETRY, rng(1))
+    weak = views["weak"].image[:, 0]
+    assert torch.equal(maps["u8"][:, 0].long(), moved)
+    assert torch.equal(maps["f16"][:, 0].long(), moved)
+    inside = moved > 0
+    agree = (weak.round() == moved)[inside].float().mean()
+    assert inside.float().mean() > 0.6
+    assert agree > 0.97
+    assert (weak - moved)[inside].abs().mean() < 0.1
+    assert not torch.equal(moved, label)
+
+
+def test_stored_maps_keep_their_dtype_and_values() -> None:
+    stored = {
+        "u8": torch.full((2, 1, 16, 16), 255, dtype=torch.uint8),
+        "f16": torch.full((2, 3, 16, 16), 0.1, dtype=torch.float16),
+        "f32": torch.rand(2, 1, 16, 16),
+    }
+    _, maps = augment_unlabeled(torch.randn(2, 1, 16, 16), stored, GEOMETRY, rng())
+    assert {k: v.dtype for k, v in maps.items()} == {k: v.dtype for k, v in stored.items()}
+    assert set(maps["u8"].unique().tolist()) <= {0, 255}
+    assert set(maps["f16"].unique().tolist()) <= {0.0, torch.tensor(0.1).half().item()}
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_labels_keep_only_existing_values(space: tuple[int, ...]) -> None:
+    label = blocks(space) * 7
+    _, moved = augment_labeled(torch.randn(3, 1, *space), label, AugmentConfig(), rng(3))
+    assert moved.dtype == torch.int64
+    assert moved.shape == label.shape
+    assert set(moved.unique().tolist()) <= set(label.unique().tolist()) | {0}
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_same_seed_repeats_and_another_differs(space: tuple[int, ...]) -> None:
+    image, label = torch.randn(3, 2, *space), blocks(space)
+    first, first_label = augment_labeled(image, label, AugmentConfig(), rng(5))
+    again, again_label = augment_labeled(image, label, AugmentConfig(), rng(5))
+    other, _ = augment_labeled(image, label, AugmentConfig(), rng(6))
+    assert torch.equal(first, again)
+    assert torch.equal(first_label, again_label)
+    assert not torch.equal(first, other)
+    assert first.dtype == torch.float32
+    assert first.isfinite().all()
+
+
+def test_samples_of_a_batch_get_different_augmentation() -> None:
+    image = torch.randn(1, 1, 32, 32).repeat(2, 1, 1, 1)
+    views, _ = augment_unlabeled(image, {}, AugmentConfig(), rng())
+    assert not torch.equal(views["weak"].theta[0], views["weak"].theta[1])
+
+
+def test_views_share_geometry_and_the_weak_one_has_nothing_else() -> None:
+    image = torch.randn(3, 3, 32, 32)
+    before = image.clone()
+    views, _ = augment_unlabeled(image, {}, AugmentConfig(), rng(2))
+    weak, strong = views["weak"], views["strong"]
+    assert torch.equal(weak.theta, strong.theta)
+    assert torch.equal(weak.image, warp(image, weak.theta))
+    assert not torch.equal(weak.image, strong.image)
+    assert torch.equal(image, before)
+
+
+def test_labeled_samples_get_no_photometric_change_when_switched_off() -> None:
+    image, label = torch.randn(3, 3, 32, 32), blocks((32, 32))
+    config = AugmentConfig(photometric_labeled=False)
+    views, _ = augment_unlabeled(image, {}, config, rng(2))
+    assert torch.equal(augment_labeled(image, label, config, rng(2))[0], views["weak"].image)
+
+
+@pytest.mark.parametrize("name", [*ops.PHOTOMETRIC, "cutout"])
+def test_switching_one_operation_off_leaves_the_draws_of_the_others(name: str) -> None:
+    image = torch.randn(4, 3, 24, 24)
+    full = AugmentConfig(probability=1.0)
+    without, _ = augment_unlabeled(image, {}, full.model_copy(update={name: 0.0}), rng(7))
+    with_, _ = augment_unlabeled(image, {}, full, rng(7))
+    assert torch.equal(without["weak"].theta, with_["weak"].theta)
+    assert not torch.equal(without["strong"].image, with_["strong"].image)
+
+
+@pytest.mark.parametrize("name", ["mixing", "gain", "offset", "contrast", "gamma"])
+def test_an_operation_draws_the_same_amounts_with_and_without_a_flip_before_it(name: str) -> None:
+    image = torch.randn(4, 3, 24, 24)
+    alone, _ = augment_unlabeled(image, {}, only(**{name: 0.4}), rng(7))
+    after, _ = augment_unlabeled(image, {}, only(**{name: 0.4}, flip=True), rng(7))
+    assert not torch.equal(after["weak"].theta, alone["weak"].theta)
+    flipped = warp(alone["strong"].image, after["strong"].theta)
+    torch.testing.assert_close(after["strong"].image, flipped, rtol=0, atol=1e-4)
+
+
+def test_the_callers_generator_advances_alike_whatever_is_switched_on() -> None:
+    states = []
+    for config, space in ((OFF, (8, 8)), (AugmentConfig(), (16, 20)), (GEOMETRY, (4, 8, 8))):
+        generator = rng(9)
+        augment_labeled(torch.randn(2, 1, *space), blocks(space, 2), config, generator)
+        states.append(generator.get_state())
+    assert all(torch.equal(states[0], s) for s in states)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_rotation_is_rigid_in_pixels(space: tuple[int, ...]) -> None:
+    config = OFF.model_copy(update={"rotate": 40.0, "flip": True})
+    theta = random_theta(torch.zeros(5, 1, *space), config, rng()).double()
+    half = torch.tensor(space[::-1], dtype=torch.float64) / 2
+    pixels = theta[:, :, :-1] * half[:, None] / half
+    identity = torch.eye(len(space), dtype=torch.float64).expand(5, -1, -1)
+    torch.testing.assert_close(pixels @ pixels.mT, identity, atol=1e-6, rtol=0)
+    angles = torch.atan2(pixels[:, 1, 0].abs(), pixels[:, 1, 1].abs())
+    assert angles.max() <= math.radians(40.0) + 1e-6
+    assert angles.max() > math.radians(5)
+
+
+def test_scale_and_translation_have_the_declared_extent() -> None:
+    image = torch.zeros(200, 1, 10, 10)
+    scale = random_theta(image, OFF.model_copy(update={"scale": 0.2}), rng())[:, 0, 0]
+    assert 1 / 1.2 <= scale.min() < 0.86
+    assert 1.2 < scale.max() <= 1 / 0.8 + 1e-6
+    shift = random_theta(image, OFF.model_copy(update={"translate": 0.1}), rng())[:, :, 2]
+    assert 0.18 < shift.abs().max() <= 0.2  # normalised coordinates span 2
+
+
+def test_a_quarter_turn_moves_pixels_as_rot90_does() -> None:
+    image = torch.arange(25.0).reshape(1, 1, 5, 5)
+    theta = torch.tensor([[[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]])
+    for mode in ("linear", "nearest"):
+        moved = warp(image, theta, mode)  # type: ignore[arg-type]
+        expected = torch.rot90(image, 1, (2, 3))
+        torch.testing.assert_close(moved, expected, atol=1e-4, rtol=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), space=st.sampled_from(SPACES))
+def test_inverting_theta_twice_or_composing_gives_the_identity(
+    seed: int, space: tuple[int, ...]
+) -> None:
+    theta = random_theta(torch.zeros(2, 1, *space), GEOMETRY, rng(seed))
+    last = torch.zeros(2, 1, len(space) + 1)
+    last[:, 0, -1] = 1
+    product = torch.cat([theta, last], 1) @ torch.cat([invert_theta(theta), last], 1)
+    eye = torch.eye(len(space) + 1).expand_as(product)
+    torch.testing.assert_close(product, eye, atol=1e-5, rtol=0)
+    torch.testing.assert_close(invert_theta(invert_theta(theta)), theta, atol=1e-4, rtol=1e-4)
+
+
+def test_warping_there_and_back_restores_a_smooth_image() -> None:
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 64), indexing="ij")
+    image = torch.exp(-3 * (x**2 + y**2))[None, None].repeat(4, 1, 1, 1)
+    theta = random_theta(image, GEOMETRY, rng(4))
+    back = warp(warp(image, theta), invert_theta(theta))
+    centre = (..., slice(16, 32), slice(20, 44))
+    assert (back - image)[centre].abs().max() < 0.02
+    assert (warp(image, theta) - image)[centre].abs().max() > 0.05
+
+
+def test_nearest_fills_zeros_and_linear_repeats_the_border() -> None:
+    image = torch.ones(1, 1, 8, 8)
+    theta = torch.tensor([[[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]])  # half the image is outside
+    assert torch.equal(warp(image, theta, "linear"), image)
+    assert warp(image, theta, "nearest").sum() == 32
+
+
+def test_contrast_keeps_the_mean_and_scales_the_deviation() -> None:
+    image = torch.randn(8, 2, 16, 16) + 3
+    changed = ops.adjust_contrast(image, 0.4, 1.0, rng())
+    torch.testing.assert_close(changed.mean((2, 3)), image.mean((2, 3)), atol=1e-5, rtol=0)
+    ratio = changed.std((2, 3)) / image.std((2, 3))
+    torch.testing.assert_close(ratio[:, 0], ratio[:, 1])
+    assert ratio.min() >= 0.6 - 1e-4
+    assert ratio.max() <= 1.4 + 1e-4
+    assert ratio.std() > 0.05
+
+
+def test_gain_and_offset_are_one_number_per_channel() -> None:
+    image = torch.randn(8, 2, 16, 16)
+    ratio = (ops.gain_channels(image, 0.4, 1.0, rng()) / image).flatten(2)
+    assert (ratio.amax(2) - ratio.amin(2)).max() < 1e-4
+    assert ratio.amin() >= 0.6 - 1e-4
+    assert ratio.amax() <= 1.4 + 1e-4
+    shift = (ops.offset_channels(image, 0.3, 1.0, rng()) - image).flatten(2)
+    assert (shift.amax(2) - shift.amin(2)).max() < 1e-5
+    assert shift.abs().max() <= 0.3 + 1e-5
+    assert shift[:, 0].ne(shift[:, 1]).any()
+
+
+def test_mixing_is_convex_and_leaves_a_single_channel_alone() -> None:
+    image = torch.randn(8, 3, 16, 16)
+    mixed = ops.mix_channels(image, 0.5, 1.0, rng())
+    assert (mixed <= image.amax(1, keepdim=True) + 1e-5).all()
+    assert (mixed >= image.amin(1, keepdim=True) - 1e-5).all()
+    assert not torch.equal(mixed, image)
+    grey = image[:, :1].repeat(1, 3, 1, 1)
+    torch.testing.assert_close(ops.mix_channels(grey, 0.5, 1.0, rng()), grey)
+    assert torch.equal(ops.mix_channels(image[:, :1], 0.5, 1.0, rng()), image[:, :1])
+
+
+def test_gamma_keeps_the_range_and_the_order_of_intensities() -> None:
+    image = torch.randn(6, 2, 12, 12)
+    changed = ops.adjust_gamma(image, 0.7, 1.0, rng())
+    flat, moved = image.flatten(2), changed.flatten(2)
+    torch.testing.assert_close(moved.amin(2), flat.amin(2))
+    torch.testing.assert_close(moved.amax(2), flat.amax(2))
+    assert (moved.gather(2, flat.argsort(2)).diff(dim=2) >= -1e-5).all()
+    middle = torch.tensor([0.0, 0.25, 1.0]).reshape(1, 1, 1, 3)
+    exponent = ops.adjust_gamma(middle, 0.7, 1.0, rng(1))[0, 0, 0, 1].log() / math.log(0.25)
+    assert abs(exponent.log()) <= 0.7
+
+
+def test_a_flat_image_survives_every_operation() -> None:
+    image = torch.full((2, 3, 8, 8), 1.5)
+    for operation in (*ops.PHOTOMETRIC.values(), ops.cut_out):
+        assert operation(image, 0.5, 1.0, rng()).isfinite().all()
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_bias_field_is_smooth_and_bounded(space: tuple[int, ...]) -> None:
+    image = torch.ones(8, 2, *space)
+    image.flatten(2)[:, :, 0] = 0  # range 0 .. 1, so the result is the field itself
+    field = ops.illuminate(image, 0.5, 1.0, rng()).flatten(2)[:, :, 1:].log()
+    assert field.abs().max() <= 0.5 + 1e-5
+    assert field.abs().amax((1, 2)).std() > 0.02
+    assert torch.equal(field[:, 0], field[:, 1])
+    width = space[-1]
+    rows = field[:, 0, width - 1 :].reshape(8, -1, width)
+    assert rows.diff(dim=2).abs().max() < 0.35
+    assert rows.std() > 0.02
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_blur_spreads_a_point_as_a_gaussian_does(space: tuple[int, ...]) -> None:
+    image = torch.zeros(6, 1, *space)
+    centre = tuple(s // 2 for s in space)
+    image[(slice(None), 0, *centre)] = 1
+    blurred = ops.blur_gaussian(image, 0.8, 1.0, rng())[:, 0]
+    total = blurred.flatten(1).sum(1)
+    torch.testing.assert_close(total, torch.ones(6))
+    variances = []
+    for axis, size in enumerate(space):
+        others = [a + 1 for a in range(len(space)) if a != axis]
+        distance = (torch.arange(size) - centre[axis]).square()
+        variances.append((blurred.sum(others) * distance).sum(1))
+    for variance in variances[1:]:
+        torch.testing.assert_close(variance, variances[0], rtol=1e-2, atol=1e-3)
+    assert variances[0].max() <= 0.8**2 + 1e-3
+    assert variances[0].max() > 0.2
+
+
+def test_noise_has_the_declared_size_and_no_mean() -> None:
+    image = torch.zeros(16, 1, 64, 64)
+    noise = ops.noise_gaussian(image, 0.3, 1.0, rng())
+    sigma = noise.std((1, 2, 3))
+    assert sigma.max() <= 0.31
+    assert 0.08 < sigma.mean() < 0.22
+    assert noise.mean().abs() < 0.005
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_cutout_fills_one_box_with_the_mean(space: tuple[int, ...]) -> None:
+    image = torch.randn(8, 2, *space)
+    erased = ops.cut_out(image, 0.5, 1.0, rng(1))
+    changed = (erased != image).any(1)
+    mean = image.flatten(2).mean(2)
+    for sample in range(8):
+        where = changed[sample].nonzero()
+        if len(where) == 0:
+            continue
+        low, high = where.amin(0), where.amax(0) + 1
+        assert len(where) == int((high - low).prod())
+        limit = torch.tensor([math.ceil(0.5 * s) + 1 for s in space])
+        assert (high - low <= limit).all()
+        inside = erased[sample][:, changed[sample]]
+        torch.testing.assert_close(inside, mean[sample][:, None].expand_as(inside))
+    assert changed.flatten(1).any(1).sum() >= 5
+
+
+@pytest.mark.parametrize("name", [*ops.PHOTOMETRIC])
+def test_probability_is_the_share_of_samples_that_change(name: str) -> None:
+    image = torch.randn(400, 2, 6, 6)
+    changed = ops.PHOTOMETRIC[name](image, 0.5, 0.3, rng())
+    share = (changed != image).flatten(1).any(1).float().mean()
+    assert 0.2 < share < 0.4
+    assert torch.equal(ops.PHOTOMETRIC[name](image, 0.5, 0.0, rng()), image)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_same_seed_augments_alike_on_cpu_and_cuda() -> None:
+    image = torch.randn(4, 3, 32, 32)
+    config = AugmentConfig(probability=1.0)
+    here, _ = augment_unlabeled(image, {}, config, rng(3))
+    there, _ = augment_unlabeled(image.cuda(), {}, config, rng(3))
+    assert torch.equal(here["strong"].theta, there["strong"].theta.cpu())
+    far = (here["strong"].image - there["strong"].image.cpu()).abs()
+    assert far.flatten().quantile(0.99) < 1e-3
