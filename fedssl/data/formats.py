@@ -1,0 +1,234 @@
+"""File formats that can be read, and what can be checked before a decoder sees a file.
+
+ITK's NIfTI and BMP readers return a truncated file as if it were whole, and a header may claim any
+size; the checks here compare what a header claims with what the file holds.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from fedssl.errors import DataError
+
+__all__ = [
+    "FORMATS",
+    "FileFormat",
+    "check_bytes",
+    "check_claimed_size",
+    "format_of",
+    "stem_of",
+    "supported_suffixes",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """One file format.
+
+    Args:
+        name: as shown to users.
+        image_io: ITK's reader, forced so that a wrong suffix is an error and not a guess.
+        magic: what such a file may start with.
+        picture: a 2D picture format; what its header says of resolution is no physical spacing.
+    """
+
+    name: str
+    image_io: str
+    magic: tuple[bytes, ...] = ()
+    picture: bool = False
+
+
+_NIFTI = FileFormat("NIfTI", "NiftiImageIO")
+_NIFTI_GZ = FileFormat("gzipped NIfTI", "NiftiImageIO", (b"\x1f\x8b",))
+_META = FileFormat("MetaImage", "MetaImageIO")
+_NRRD = FileFormat("NRRD", "NrrdImageIO", (b"NRRD",))
+_PNG = FileFormat("PNG", "PNGImageIO", (b"\x89PNG\r\n\x1a\n",), picture=True)
+_JPEG = FileFormat("JPEG", "JPEGImageIO", (b"\xff\xd8\xff",), picture=True)
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TIFF = FileFormat("TIFF", "TIFFImageIO", _TIFF_MAGIC, picture=True)
+_BMP = FileFormat("BMP", "BMPImageIO", (b"BM",), picture=True)
+
+FORMATS = {
+    ".nii.gz": _NIFTI_GZ,
+    ".nii": _NIFTI,
+    ".mha": _META,
+    ".mhd": _META,
+    ".nrrd": _NRRD,
+    ".png": _PNG,
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".bmp": _BMP,
+}
+"""Formats by suffix, in lower case; suffixes of files are compared without case."""
+
+_LARGEST_EXPANSION = 1100
+"""Deflate cannot pack more than 1032 bytes into one; no format here does better on images."""
+
+_CHUNK = 1 << 20
+
+
+def supported_suffixes() -> str:
+    """Return the suffixes for an error message."""
+    return ", ".join(FORMATS)
+
+
+def format_of(path: Path) -> FileFormat | None:
+    """Return the format that a file's suffix stands for, or None."""
+    name = path.name.lower()
+    return next((f for suffix, f in FORMATS.items() if name.endswith(suffix)), None)
+
+
+def stem_of(name: str) -> str:
+    """Return a file name without its known suffix (`.nii.gz` counts as one)."""
+    lower = name.lower()
+    suffix = next((s for s in FORMATS if lower.endswith(s)), "")
+    return name[: len(name) - len(suffix)] if suffix else name
+
+
+def check_bytes(path: Path) -> FileFormat:
+    """Refuse what is no readable file of the format that its suffix names.
+
+    Raises:
+        DataError: missing, empty, of another format, or shorter than its header claims.
+    """
+    file_format = format_of(path)
+    if file_format is None:
+        raise DataError(f"{path} has no supported suffix; supported: {supported_suffixes()}.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"{path} cannot be opened: {reason}.") from None
+    if not head:
+        raise DataError(f"{path} is empty (0 bytes); copy it again.")
+    if file_format.magic and not head.startswith(file_format.magic):
+        raise DataError(f"{path} is no {file_format.name} file{_looks_like(head)}.")
+    if file_format.image_io == "NiftiImageIO":
+        _check_nifti(path, compressed=path.name.lower().endswith(".gz"))
+    elif file_format is _BMP:
+        _check_bmp(path, head)
+    elif file_format is _JPEG:
+        _check_jpeg(path)
+    return file_format
+
+
+def check_claimed_size(path: Path, claimed: int) -> None:
+    """Refuse a header that claims more pixel bytes than the file can hold.
+
+    Args:
+        path: the file whose header was read.
+        claimed: bytes of the decoded pixels.
+    """
+    held = path.stat().st_size + sum(p.stat().st_size for p in _detached(path))
+    if claimed > _LARGEST_EXPANSION * held + _CHUNK:
+        raise DataError(
+            f"{path}: its header claims {claimed} bytes of pixels, but the file holds only {held} "
+            "bytes; the header is damaged. Export the image again."
+        )
+
+
+def _looks_like(head: bytes) -> str:
+    for file_format in (_PNG, _JPEG, _NRRD, _TIFF, _NIFTI_GZ, _BMP):
+        if head.startswith(file_format.magic):
+            return f"; its content looks like {file_format.name}: rename it"
+    return f"; it starts with {head[:8]!r}: export it again"
+
+
+def _detached(path: Path) -> list[Path]:
+    """Return the pixel files that a MetaImage or NRRD header points at."""
+    if path.suffix.lower() not in {".mhd", ".mha", ".nrrd"}:
+        return []
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    found = re.findall(rb"(?im)^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", head)
+    names = [name.decode("utf-8", "replace").replace("\0", "") for name in found]
+    return [p for p in (path.parent / name for name in names) if p.is_file() and p != path]
+
+
+def _check_nifti(path: Path, *, compressed: bool) -> None:
+    head, length = _gunzipped(path) if compressed else _plain(path)
+    needed = _nifti_bytes(path, head)
+    if length < needed:
+        raise DataError(
+            f"{path} is cut off: its header claims {needed} bytes, {length} are there. "
+            "Copy the file again."
+        )
+
+
+def _plain(path: Path) -> tuple[bytes, int]:
+    with path.open("rb") as file:
+        return file.read(544), path.stat().st_size
+
+
+def _gunzipped(path: Path) -> tuple[bytes, int]:
+    """Return the first bytes and the length of the unpacked content; checks the checksum."""
+    head, length = b"", 0
+    try:
+        with gzip.open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                head = head or chunk[:544]
+                length += len(chunk)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path} cannot be unpacked: {error or 'the gzip stream is damaged'}. "
+            "Copy the file again."
+        ) from None
+    return head, length
+
+
+def _nifti_bytes(path: Path, head: bytes) -> int:
+    """Return how long a NIfTI file has to be.
+
+    Offsets of `dim`, `bitpix` and `vox_offset`: nifti1.h and nifti2.h of the NIfTI working group.
+    """
+    layouts = {348: ("8h", 40, 72, "f", 108), 540: ("8q", 16, 14, "q", 168)}
+    for order in "<>":
+        size = struct.unpack_from(order + "i", head)[0] if len(head) >= 4 else 0
+        if size in layouts and len(head) >= size:
+            dims, at, bits_at, offset, offset_at = layouts[size]
+            dim = struct.unpack_from(order + dims, head, at)
+            bits = struct.unpack_from(order + "h", head, bits_at)[0]
+            start = struct.unpack_from(order + offset, head, offset_at)[0]
+            break
+    else:
+        raise DataError(f"{path} is no NIfTI file{_looks_like(head)}.")
+    rank = dim[0]
+    if not 1 <= rank <= 7 or any(d < 1 for d in dim[1 : rank + 1]) or bits < 1:
+        raise DataError(
+            f"{path}: its header has the dimensions {list(dim)} with {bits} bits per voxel, which "
+            "is no image. Export it again."
+        )
+    # 352 is where single-file NIfTI-1 data start at the earliest; NaN compares as False
+    start = int(start) if 352 <= start < 2**40 else 352
+    return start + (int(prod(dim[1 : rank + 1])) * int(bits) + 7) // 8
+
+
+def _check_bmp(path: Path, head: bytes) -> None:
+    if len(head) < 34:
+        raise DataError(f"{path} is cut off inside its header. Copy the file again.")
+    start, _, width, height, _, bits, compression = struct.unpack_from("<IIiiHHI", head, 10)
+    if compression not in (0, 3):
+        raise DataError(f"{path} is a compressed BMP, which is not supported; save it as PNG.")
+    needed = start + (abs(width) * bits + 31) // 32 * 4 * abs(height)
+    length = path.stat().st_size
+    if length < needed:
+        raise DataError(
+            f"{path} is cut off: its header claims {needed} bytes, {length} are there. "
+            "Copy the file again."
+        )
+
+
+def _check_jpeg(path: Path) -> None:
+    """The decoder fills what is missing with grey, so the end marker has to be there."""
+    content = path.read_bytes()
+    if content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+        raise DataError(f"{path} is cut off: it has no end-of-image marker. Copy the file again.")

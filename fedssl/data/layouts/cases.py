@@ -1,0 +1,102 @@
+"""What every layout yields, and what the layouts share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedssl.data.formats import format_of, stem_of, supported_suffixes
+from fedssl.errors import DataError
+
+__all__ = ["CaseFile", "files_by_stem", "site_folder", "take_shard"]
+
+_IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
+_COMPANIONS = {".raw", ".zraw", ".txt", ".md", ".csv", ".json", ".xml", ".html"}
+
+
+@dataclass(frozen=True, slots=True)
+class CaseFile:
+    """One case on disk.
+
+    Args:
+        name: unique within the site.
+        subject: whose image it is.
+        image: image file.
+        label: mask file, or None.
+    """
+
+    name: str
+    subject: str
+    image: Path
+    label: Path | None
+
+
+def site_folder(path: str, site: str) -> Path:
+    """Return a site's folder, which has to exist."""
+    if not path:
+        raise DataError(f'Site {site!r} has no path; set path = "<its folder>" in its table.')
+    folder = Path(path)
+    if not folder.is_dir():
+        raise DataError(
+            f"Site {site!r}: the folder {folder} does not exist. A relative path starts at "
+            "data-root, else at FEDSSL_DATA, else at the federation file's folder."
+        )
+    return folder
+
+
+def files_by_stem(folder: Path) -> dict[str, Path]:
+    """Return the image files of a folder by stem, sorted.
+
+    Hidden files, folders and harmless companions (`Thumbs.db`, `.raw` beside `.mhd`, notes) are
+    passed over.
+
+    Raises:
+        DataError: an unknown file type, a dead link, or two files of one stem.
+    """
+    found: dict[str, Path] = {}
+    folded: dict[str, Path] = {}
+    for path in sorted(_entries(folder)):
+        if not path.is_file():
+            raise DataError(f"{path} is a link that leads nowhere; remove or repair it.")
+        if format_of(path) is None:
+            raise DataError(
+                f"{path} is of no supported type; convert it or move it out of {folder}. "
+                f"Supported: {supported_suffixes()}."
+            )
+        stem = stem_of(path.name)
+        other = folded.setdefault(stem.casefold(), path)
+        if other != path:
+            raise DataError(
+                f"{folder} holds {other.name!r} and {path.name!r}, which name the same case; keep "
+                "one of them or rename the other."
+            )
+        found[stem] = path
+    return dict(sorted(found.items()))
+
+
+def _entries(folder: Path) -> Iterable[Path]:
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 -- pathlib hides the error's reason
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed: {error.strerror or error}.") from None
+    for name in names:
+        path = folder / name
+        skipped = name.startswith(".") or name.lower() in _IGNORED or path.is_dir()
+        if not skipped and path.suffix.lower() not in _COMPANIONS:
+            yield path
+
+
+def take_shard(cases: list[CaseFile], shard: tuple[int, int] | None, site: str) -> list[CaseFile]:
+    """Return the cases of every n-th subject, beginning with the i-th (sorted by name)."""
+    if shard is None:
+        return cases
+    subjects = sorted({case.subject for case in cases})
+    kept = set(subjects[shard[0] :: shard[1]])
+    if not kept:
+        raise DataError(
+            f"Site {site!r}: shard {list(shard)} is empty, the folder has only {len(subjects)} "
+            "subjects. Use fewer shards."
+        )
+    return [case for case in cases if case.subject in kept]

@@ -1,0 +1,133 @@
+"""`folders`: `images/` and, where there are masks, `labels/`, paired by file name.
+
+The folder names are those, unless the site's `options` name others (`images`, `labels`). A mask may
+carry a suffix such as `_mask`; nnU-Net's `_0000` after every image name is dropped. The subject of
+each case stands in `index.csv` (columns site, id, subject) in the site's folder or the one above;
+without it every image counts as its own subject.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from fedssl.data.formats import stem_of
+from fedssl.data.layouts.cases import CaseFile, files_by_stem, site_folder, take_shard
+from fedssl.errors import DataError
+from fedssl.federation import SiteSpec
+
+__all__ = ["list_cases"]
+
+_MASK_SUFFIXES = ("_mask", "_label", "_seg", "_segmentation", "_gt", "_manual1")
+_CHANNEL = "_0000"
+
+
+def list_cases(spec: SiteSpec) -> list[CaseFile]:
+    """Return a site's cases sorted by name.
+
+    Raises:
+        DataError: no images, masks without an image, ambiguous names, or a broken index.csv.
+    """
+    site = site_folder(spec.path, spec.name)
+    image_folder = site / str(spec.options.get("images", "images"))
+    label_folder = site / str(spec.options.get("labels", "labels"))
+    if not image_folder.is_dir():
+        raise DataError(
+            f"Site {spec.name!r}: {site} has no folder {image_folder.name!r}. Put the images into "
+            f"{image_folder} and the masks, if there are any, into {label_folder}."
+        )
+    images = files_by_stem(image_folder)
+    if not images:
+        raise DataError(f"Site {spec.name!r}: {image_folder} holds no images.")
+    labels = files_by_stem(label_folder) if label_folder.is_dir() else {}
+    images = _without_channel_suffix(images, labels, image_folder)
+    labels = _paired(images, labels, label_folder, image_folder)
+    subjects = _subjects(site, list(images))
+    cases = [
+        CaseFile(name, subjects.get(name, name), path, labels.get(name))
+        for name, path in images.items()
+    ]
+    return take_shard(sorted(cases, key=lambda case: case.name), spec.shard, spec.name)
+
+
+def _without_channel_suffix(
+    images: dict[str, Path], labels: dict[str, Path], folder: Path
+) -> dict[str, Path]:
+    """Drop `_0000` if every image has it; `frame_0000`, `frame_0001`, ... are plain names."""
+    if all(stem.endswith(_CHANNEL) and stem not in labels for stem in images):
+        return {stem.removesuffix(_CHANNEL): path for stem, path in images.items()}
+    for stem, path in images.items():
+        base, mark, channel = stem.rpartition("_")
+        if base in labels and mark and channel.isdigit() and len(channel) == 4:
+            raise DataError(
+                f"{folder} holds several channels of {base!r} as separate files "
+                f"({path.name}, ...); merge them into one file with channels, or keep "
+                f"{base}{_CHANNEL} only."
+            )
+    return images
+
+
+def _paired(
+    images: dict[str, Path], labels: dict[str, Path], label_folder: Path, image_folder: Path
+) -> dict[str, Path]:
+    paired: dict[str, Path] = {}
+    orphans = []
+    for stem, path in labels.items():
+        bases = [stem, *(stem.removesuffix(s) for s in _MASK_SUFFIXES if stem.endswith(s))]
+        base = next((b for b in bases if b in images), None)
+        if base is None:
+            orphans.append(path.name)
+        elif paired.setdefault(base, path) != path:
+            raise DataError(
+                f"{label_folder} holds two masks of {images[base].name!r}: "
+                f"{paired[base].name!r} and {path.name!r}; keep one."
+            )
+    if orphans:
+        shown = ", ".join(orphans[:3]) + (", ..." if len(orphans) > 3 else "")
+        raise DataError(
+            f"{label_folder} holds {len(orphans)} masks without an image of the same name in "
+            f"{image_folder}: {shown}. Rename or remove them."
+        )
+    return paired
+
+
+def _subjects(site: Path, names: list[str]) -> dict[str, str]:
+    for index in (site / "index.csv", site.parent / "index.csv"):
+        if index.is_file():
+            rows = _index_rows(index)
+            own = [r for r in rows if index.parent == site or r.get("site", "") == site.name]
+            if own:
+                return _named(own, names, index)
+    return {}
+
+
+def _index_rows(index: Path) -> list[dict[str, str]]:
+    try:
+        with index.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{index} cannot be read as CSV in UTF-8: {error}.") from None
+    if any(not row.get("id") or not row.get("subject") for row in rows):
+        raise DataError(
+            f"{index} needs the columns id and subject (and site, if it serves several sites), "
+            "filled in every row."
+        )
+    return rows
+
+
+def _named(rows: list[dict[str, str]], names: list[str], index: Path) -> dict[str, str]:
+    subjects: dict[str, str] = {}
+    for row in rows:
+        name = stem_of(row["id"].strip())
+        subject = row["subject"].strip()
+        if subjects.setdefault(name, subject) != subject:
+            raise DataError(
+                f"{index} gives {name!r} two subjects: {subjects[name]!r} and {subject!r}."
+            )
+    missing = [name for name in names if name not in subjects]
+    if missing:
+        raise DataError(
+            f"{index} has no row for {missing[0]!r} ({len(missing)} cases are missing); add their "
+            "subjects, so that a split never cuts a subject."
+        )
+    return subjects
