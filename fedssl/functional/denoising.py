@@ -1,0 +1,298 @@
+"""Pseudo-labels and the trust in them: the denoiser of DPL.
+
+Chen, Liu, Jin, Dou, Heng, "Source-Free Domain Adaptive Fundus Image Segmentation with Denoised
+Pseudo-Labeling", MICCAI 2021. T passes with dropout give a mean probability p and an uncertainty
+u; reliable pixels (u < eta) give an object and a background prototype per class; a pixel is
+trusted where it is reliable and where the nearer prototype agrees with its pseudo-label.
+
+Differences: prototypes are sums that add up over batches and sites, so they do not depend on the
+order of files; u = 0 for a single pass; a class without reliable pixels has no prototype test
+instead of a division by zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+from jaxtyping import Bool, Float, Num, UInt8
+from scipy import ndimage
+from torch import Tensor
+
+from fedssl.functional.labels import foreground_probabilities, repair_nesting
+from fedssl.types import Output
+
+__all__ = [
+    "DenoisedLabel",
+    "FeatureGrid",
+    "Passes",
+    "PrototypeSums",
+    "Prototypes",
+    "TrustMode",
+    "denoise_nested",
+    "downsample_features",
+    "largest_component",
+    "prototype_label",
+    "prototype_sums",
+    "prototypes",
+    "pseudo_label",
+    "retained_fraction",
+    "stochastic_statistics",
+    "to_feature_grid",
+    "trust_mask",
+    "upsample_nearest",
+]
+
+TrustMode = Literal["none", "uncertainty", "prototype", "both"]
+
+
+class Passes(NamedTuple):
+    """Statistics of T stochastic passes; probabilities in [0, 1], uncertainty >= 0."""
+
+    mean_prob: Float[Tensor, "B F *S"]
+    uncertainty: Float[Tensor, "B F *S"]
+
+
+class FeatureGrid(NamedTuple):
+    """Pseudo-label, mean probability and uncertainty at the size of the feature map."""
+
+    label: UInt8[Tensor, "B F *s"]
+    prob: Float[Tensor, "B F *s"]
+    uncertainty: Float[Tensor, "B F *s"]
+
+
+class DenoisedLabel(NamedTuple):
+    """A pseudo-label and the trust in it, both binary."""
+
+    label: UInt8[Tensor, "B F *S"]
+    mask: UInt8[Tensor, "B F *S"]
+
+
+@dataclass(frozen=True, slots=True)
+class PrototypeSums:
+    """Weighted feature sums and weights in float64; `+` joins batches and sites."""
+
+    object_sum: Float[Tensor, "F D"]
+    object_weight: Float[Tensor, " F"]
+    background_sum: Float[Tensor, "F D"]
+    background_weight: Float[Tensor, " F"]
+
+    def __add__(self, other: PrototypeSums) -> PrototypeSums:
+        return PrototypeSums(
+            self.object_sum + other.object_sum,
+            self.object_weight + other.object_weight,
+            self.background_sum + other.background_sum,
+            self.background_weight + other.background_weight,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prototypes:
+    """Mean feature of each class and of its background; zeros where `valid` is False."""
+
+    object: Float[Tensor, "F D"]
+    background: Float[Tensor, "F D"]
+    valid: Bool[Tensor, " F"]
+
+
+def stochastic_statistics(
+    logits: Iterable[Float[Tensor, "B O *S"]], output: Output, *, temperature: float = 2.0
+) -> Passes:
+    """Return mean and spread of the foreground probabilities over stochastic passes.
+
+    The passes are consumed one by one (Welford's update), so T of them cost the memory of one,
+    and identical passes give an uncertainty of exactly 0.
+
+    Args:
+        logits: T >= 1 passes over the same batch; a generator will do.
+        output: channel encoding.
+        temperature: divides the logits for the uncertainty only, as published.
+
+    Returns:
+        `p = mean_t prob(z_t)` and `u = std_t prob(z_t / temperature)` with divisor T - 1;
+        u = 0 for T = 1.
+
+    Raises:
+        ValueError: there is no pass.
+    """
+    count = 0
+    mean_prob = mean = spread = torch.empty(0)
+    for z in logits:
+        full = z if z.dtype == torch.float64 else z.float()
+        prob = foreground_probabilities(full, output)
+        flat = foreground_probabilities(full, output, temperature)
+        count += 1
+        if count == 1:
+            mean_prob, mean, spread = prob, flat, torch.zeros_like(flat)
+            continue
+        mean_prob = mean_prob + (prob - mean_prob) / count
+        delta = flat - mean
+        mean = mean + delta / count
+        spread = spread + delta * (flat - mean)
+    if count == 0:
+        raise ValueError("Uncertainty needs at least one pass, got none.")
+    return Passes(mean_prob, (spread / max(count - 1, 1)).clamp_min(0).sqrt())
+
+
+def pseudo_label(mean_prob: Float[Tensor, "B F *S"], gamma: float) -> UInt8[Tensor, "B F *S"]:
+    """Return the hard pseudo-label `1[p > gamma]` per foreground class."""
+    return (mean_prob > gamma).to(torch.uint8)
+
+
+def to_feature_grid(
+    label: UInt8[Tensor, "B F *S"],
+    prob: Float[Tensor, "B F *S"],
+    uncertainty: Float[Tensor, "B F *S"],
+    factor: int = 4,
+) -> FeatureGrid:
+    """Bring pseudo-label and statistics to the grid of `downsample_features`.
+
+    The label is taken nearest; probability and uncertainty bilinearly (trilinearly in 3D) with
+    aligned corners, as published.
+    """
+    size = _grid_size(label, factor)
+    mode = "bilinear" if len(size) == 2 else "trilinear"
+    return FeatureGrid(
+        upsample_nearest(label, size),
+        nnf.interpolate(prob, size, mode=mode, align_corners=True),
+        nnf.interpolate(uncertainty, size, mode=mode, align_corners=True),
+    )
+
+
+def downsample_features(features: Float[Tensor, "B D *S"], factor: int) -> Float[Tensor, "B D *s"]:
+    """Average features over cells; each side becomes `max(1, side // factor)`."""
+    size = _grid_size(features, factor)
+    if len(size) == 2:
+        return nnf.adaptive_avg_pool2d(features, size)
+    depth, height, width = size
+    return nnf.adaptive_avg_pool3d(features, (depth, height, width))
+
+
+def upsample_nearest(x: Num[Tensor, "B F *s"], size: tuple[int, ...]) -> Num[Tensor, "B F *S"]:
+    """Resize to `size` by the nearest neighbour, in any dtype; it can also shrink."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    values = x if torch.is_floating_point(x) else x.float()
+    return nnf.interpolate(values, tuple(size), mode="nearest").to(x.dtype)
+
+
+def prototype_sums(
+    features: Float[Tensor, "B D *s"],
+    label: Num[Tensor, "B F *s"],
+    prob: Float[Tensor, "B F *s"],
+    uncertainty: Float[Tensor, "B F *s"],
+    eta: float,
+) -> PrototypeSums:
+    """Return the feature sums of reliable object and background pixels, per class.
+
+    An object pixel (y = 1, u < eta) weighs p, a background pixel (y = 0, u < eta) weighs 1 - p.
+    """
+    flat = features.double().flatten(2)
+    reliable = (uncertainty < eta).flatten(2)
+    y, p = (label != 0).flatten(2), prob.double().flatten(2)
+    zero = torch.zeros((), dtype=torch.float64, device=features.device)
+    object_weight = torch.where(reliable & y, p, zero)
+    background_weight = torch.where(reliable & ~y, 1.0 - p, zero)
+    return PrototypeSums(
+        torch.einsum("bfn,bdn->fd", object_weight, flat),
+        object_weight.sum((0, 2)),
+        torch.einsum("bfn,bdn->fd", background_weight, flat),
+        background_weight.sum((0, 2)),
+    )
+
+
+def prototypes(sums: PrototypeSums) -> Prototypes:
+    """Return mean features; a class that lacks either side is not valid."""
+    valid = (sums.object_weight > 0) & (sums.background_weight > 0)
+    return Prototypes(
+        _mean(sums.object_sum, sums.object_weight, valid),
+        _mean(sums.background_sum, sums.background_weight, valid),
+        valid,
+    )
+
+
+def prototype_label(
+    features: Float[Tensor, "B D *s"], prototypes: Prototypes
+) -> UInt8[Tensor, "B F *s"]:
+    """Return `1[|f - z_obj|^2 < |f - z_bg|^2]` per class; 0 on ties and for invalid classes.
+
+    Written as `(f - (z_obj + z_bg) / 2) . (z_obj - z_bg) > 0`, which is the same inequality, so
+    that no [B, F, D, *s] array of differences is needed. Runs in float64.
+    """
+    near, far = prototypes.object.double(), prototypes.background.double()
+    axis = (near - far).to(features.device)
+    offset = ((near + far) / 2 * (near - far)).sum(1).to(features.device)
+    score = torch.einsum("fd,bdn->bfn", axis, features.double().flatten(2)) - offset[:, None]
+    grid = (features.shape[0], axis.shape[0], *features.shape[2:])
+    return (score > 0).to(torch.uint8).reshape(grid)
+
+
+def trust_mask(
+    label: Num[Tensor, "B F *S"],
+    uncertainty: Float[Tensor, "B F *S"],
+    proto_label: Num[Tensor, "B F *S"] | None,
+    valid: Bool[Tensor, " F"] | None,
+    *,
+    eta: float,
+    mode: TrustMode,
+) -> UInt8[Tensor, "B F *S"]:
+    """Return where a pseudo-label is trusted.
+
+    Args:
+        label: hard pseudo-label.
+        uncertainty: standard deviation over passes.
+        proto_label: label by the nearer prototype, at full size; needed for `prototype`, `both`.
+        valid: classes with prototypes; the prototype test is off for others. None: all.
+        eta: pixels with u < eta pass the uncertainty test.
+        mode: which tests a pixel must pass.
+
+    Raises:
+        ValueError: an unknown mode, or a prototype test without `proto_label`.
+    """
+    if mode not in ("none", "uncertainty", "prototype", "both"):
+        raise ValueError(f"Unknown mode {mode!r}; use none, uncertainty, prototype or both.")
+    mask = torch.ones_like(label, dtype=torch.bool)
+    if mode in ("uncertainty", "both"):
+        mask = mask & (uncertainty < eta)
+    if mode in ("prototype", "both"):
+        if proto_label is None:
+            raise ValueError(f"Mode {mode!r} compares with prototypes, but proto_label is None.")
+        agrees = (label != 0) == (proto_label != 0)
+        if valid is not None:
+            shape = (1, -1) + (1,) * (label.ndim - 2)
+            agrees = agrees | ~valid.to(label.device).reshape(shape)
+        mask = mask & agrees
+    return mask.to(torch.uint8)
+
+
+def denoise_nested(label: UInt8[Tensor, "B F *S"], mask: UInt8[Tensor, "B F *S"]) -> DenoisedLabel:
+    """Repair the nesting of a pseudo-label and trust no pixel that the repair changed."""
+    repaired, changed = repair_nesting(label)
+    return DenoisedLabel(repaired, torch.where(changed, torch.zeros_like(mask), mask))
+
+
+def largest_component(mask: UInt8[np.ndarray, "*S"]) -> UInt8[np.ndarray, "*S"]:
+    """Keep the largest connected component (neighbours share a side; the first one on ties)."""
+    components, count = ndimage.label(mask)
+    if count <= 1:
+        return mask
+    sizes = np.bincount(components.ravel())[1:]
+    return np.asarray(components == sizes.argmax() + 1, dtype=np.uint8)
+
+
+def retained_fraction(mask: Num[Tensor, "B F *S"]) -> Float[Tensor, " F"]:
+    """Return the trusted share of all pixels per class, in [0, 1]."""
+    return (mask != 0).transpose(0, 1).flatten(1).double().mean(1).float()
+
+
+def _grid_size(x: Tensor, factor: int) -> tuple[int, ...]:
+    return tuple(max(1, side // factor) for side in x.shape[2:])
+
+
+def _mean(total: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
+    safe = torch.where(valid, weight, torch.ones_like(weight))
+    return torch.where(valid[:, None], total / safe[:, None], torch.zeros_like(total))
