@@ -5,14 +5,21 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
 import torch
 
-from fedssl.methods.base import Rng
+__all__ = ["Rng", "derive_seed", "generators", "seeded"]
 
-__all__ = ["derive_seed", "generators", "seeded"]
+
+@dataclass(frozen=True, slots=True)
+class Rng:
+    """The two generators that an objective may draw from; both on the CPU."""
+
+    numpy: np.random.Generator
+    torch: torch.Generator
 
 
 def derive_seed(seed: int, *purpose: int | str) -> int:

@@ -147,14 +147,13 @@ def to_feature_grid(
     label: UInt8[Tensor, "B F *S"],
     prob: Float[Tensor, "B F *S"],
     uncertainty: Float[Tensor, "B F *S"],
-    factor: int = 4,
+    size: tuple[int, ...],
 ) -> FeatureGrid:
-    """Bring pseudo-label and statistics to the grid of `downsample_features`.
+    """Bring pseudo-label and statistics to the size [*s] of a feature map.
 
     The label is taken nearest; probability and uncertainty bilinearly (trilinearly in 3D) with
     aligned corners, as published.
     """
-    size = _grid_size(label, factor)
     mode = "bilinear" if len(size) == 2 else "trilinear"
     return FeatureGrid(
         upsample_nearest(label, size),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -17,11 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from fedssl.config import MethodConfig, RunConfig
+from fedssl.errors import FederationError, UploadError
+from fedssl.seeds import Rng
 from fedssl.types import (
     Arrays,
     Download,
     LabeledBatch,
     Losses,
+    Role,
     SiteInfo,
     Stage,
     Task,
@@ -39,19 +43,10 @@ __all__ = [
     "Memory",
     "Method",
     "Payload",
-    "Rng",
     "ServerRule",
     "ServerSetup",
     "TrainingData",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Rng:
-    """The two generators that an objective may draw from; both on the CPU."""
-
-    numpy: np.random.Generator
-    torch: torch.Generator
 
 
 class Memory(Protocol):
@@ -90,6 +85,9 @@ class TrainingData(Protocol):
     def store(self, case: int, **maps: Tensor) -> None:
         """Keep maps [M, *S] (uint8 or float16) of a case; batches carry them as `stored`."""
 
+    def stored_maps(self, case: int) -> Mapping[str, np.ndarray]:
+        """Return the maps [M, *S] stored for a case; empty if there are none."""
+
     def keep_only(self, cases: Sequence[int]) -> None:
         """Sample unlabeled batches from these cases only, in this stage."""
 
@@ -105,6 +103,7 @@ class LocalSetup:
     memory: Memory
     rng: Rng
     device: torch.device
+    role: Role
 
 
 class LocalObjective(ABC):
@@ -208,6 +207,34 @@ class Payload:
 
     down: Mapping[str, Mapping[str, ArraySpec]] = field(default_factory=dict)
     up: Mapping[str, Mapping[str, ArraySpec]] = field(default_factory=dict)
+
+    def check_download(self, stage: str, extras: Arrays) -> None:
+        """Raise `FederationError` if a download carries an undeclared or misshapen extra."""
+        problem = _undeclared(self.down.get(stage, {}), extras)
+        if problem:
+            raise FederationError(f"The download of stage {stage!r} {problem}")
+
+    def check_upload(self, stage: str, extras: Arrays, site: str) -> None:
+        """Raise `UploadError` if an upload carries an undeclared or misshapen extra."""
+        problem = _undeclared(self.up.get(stage, {}), extras)
+        if problem:
+            raise UploadError(f"The upload of site {site!r} in stage {stage!r} {problem}")
+
+
+def _undeclared(declared: Mapping[str, ArraySpec], extras: Arrays) -> str:
+    for name, array in extras.items():
+        specs = [spec for pattern, spec in declared.items() if fnmatchcase(name, pattern)]
+        if not specs:
+            return (
+                f"carries {name!r}, which the method does not declare "
+                f"(declared: {sorted(declared) or 'nothing'})."
+            )
+        if not any(spec.accepts(array) for spec in specs):
+            return (
+                f"carries {name!r} with shape {tuple(array.shape)} and dtype {array.dtype}; "
+                f"declared are {specs[0].shape} and {specs[0].dtype}."
+            )
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

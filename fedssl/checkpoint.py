@@ -1,0 +1,105 @@
+"""Save and resume a run at the coordinator, atomically, after every round."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+
+from safetensors.torch import load, save
+
+from fedssl.config import RunConfig, flatten
+from fedssl.errors import CheckpointError
+from fedssl.memory import write_atomically
+from fedssl.results import RunFolder
+from fedssl.types import Arrays
+
+__all__ = ["Checkpoint", "load_checkpoint", "new_run_token", "save_checkpoint"]
+
+_MAY_DIFFER = {"rounds", "resume", "out", "data-root", "cache-dir", "device", "round-timeout"}
+_MAY_DIFFER |= {"evaluate.every", "evaluate.surface", "evaluate.overlays", "min-labeled"}
+_MAY_DIFFER |= {"min-unlabeled"}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything that the coordinator keeps between rounds.
+
+    Args:
+        token: names the run at the sites.
+        round: first round that is still to be run.
+        step: stages run so far.
+        weights: global weights.
+        rule: the server rule's state.
+    """
+
+    token: str
+    round: int
+    step: int
+    weights: Arrays
+    rule: Arrays
+
+
+def new_run_token() -> str:
+    """Return a name for a new run, under which sites keep their memory of it."""
+    return secrets.token_hex(8)
+
+
+def save_checkpoint(folder: RunFolder, checkpoint: Checkpoint, run: RunConfig) -> None:
+    """Write one file; a reader sees the previous checkpoint or this one."""
+    arrays = {f"weights/{k}": v.contiguous() for k, v in checkpoint.weights.items()}
+    arrays |= {f"rule/{k}": v.contiguous() for k, v in checkpoint.rule.items()}
+    metadata = {
+        "token": checkpoint.token,
+        "round": str(checkpoint.round),
+        "step": str(checkpoint.step),
+        "config": json.dumps(flatten(run), sort_keys=True),
+    }
+    write_atomically(folder.checkpoint, save(arrays, metadata=metadata))
+
+
+def load_checkpoint(folder: RunFolder, run: RunConfig) -> Checkpoint:
+    """Read the checkpoint of a run folder.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or the configuration is another one.
+    """
+    path = folder.checkpoint
+    if not path.is_file():
+        raise CheckpointError(
+            f"Nothing to resume: {path} does not exist. Start without --resume, or give the 'out' "
+            "folder of the run that was interrupted."
+        )
+    content = path.read_bytes()
+    try:
+        arrays = load(content)
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged and cannot be read: {error}.") from error
+    _check_config(json.loads(metadata["config"]), run)
+    return Checkpoint(
+        token=metadata["token"],
+        round=int(metadata["round"]),
+        step=int(metadata["step"]),
+        weights=_under("weights/", arrays),
+        rule=_under("rule/", arrays),
+    )
+
+
+def _under(prefix: str, arrays: Arrays) -> Arrays:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def _check_config(saved: dict[str, object], run: RunConfig) -> None:
+    now = json.loads(json.dumps(flatten(run)))
+    differing = [
+        f"{key}: {saved.get(key)!r} then, {now.get(key)!r} now"
+        for key in sorted({*saved, *now} - _MAY_DIFFER)
+        if saved.get(key) != now.get(key)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"The run to resume had another configuration ({'; '.join(differing)}). Use the same "
+            "values, or another 'out' folder for a new run."
+        )

@@ -1,0 +1,62 @@
+"""A whole federation in one process, with no Flower in it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedssl.config import RunConfig
+from fedssl.coordinator import Progress, run_federation
+from fedssl.errors import FedsslError
+from fedssl.federation import load_federation
+from fedssl.results import RunFolder
+from fedssl.site import Site
+from fedssl.types import Download, SiteInfo, Upload
+
+__all__ = ["LoopbackExchange", "simulate"]
+
+log = logging.getLogger("fedssl")
+
+
+@dataclass(frozen=True, slots=True)
+class LoopbackExchange:
+    """Sites as objects: a download is handed over, an upload comes back."""
+
+    sites: Mapping[str, Site]
+    engine: str = "loopback"
+
+    def describe(self, run: str) -> Sequence[Upload]:
+        """Ask every site."""
+        return [s.answer(Download(run, 0, "describe", name)) for name, s in self.sites.items()]
+
+    def send(
+        self, downloads: Sequence[Download], roster: Mapping[str, SiteInfo]
+    ) -> Sequence[Upload]:
+        """Let the sites answer one after the other; a site that fails is logged and missing."""
+        uploads = []
+        for download in downloads:
+            try:
+                uploads.append(self.sites[download.site].answer(download))
+            except FedsslError as error:
+                log.error("Site %s failed: %s", download.site, error)
+            except Exception:
+                log.exception("Site %s failed.", download.site)
+        return uploads
+
+
+def simulate(run: RunConfig, folder: Path, *, progress: Progress) -> RunFolder:
+    """Run a federation in this process.
+
+    Args:
+        run: configuration; `federation` names the sites.
+        folder: run folder; each site keeps its own state under `sites/<name>`.
+        progress: is told of every round.
+    """
+    federation = load_federation(run)
+    sites = {
+        spec.name: Site(spec, federation.task, run, folder / "sites" / spec.name)
+        for spec in federation.sites
+    }
+    return run_federation(run, LoopbackExchange(sites), folder, progress=progress)

@@ -1,0 +1,27 @@
+"""The registry of methods: a dict one can read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedssl.config import RunConfig, parse_run_config
+from fedssl.methods import denoise, fedavg
+from fedssl.methods.base import Method
+
+__all__ = ["METHODS", "load_config"]
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        fedavg.METHOD,
+        denoise.METHOD,
+    )
+}
+
+
+def load_config(flat: Mapping[str, Any]) -> RunConfig:
+    """Return the typed configuration of flat keys; raise one `ConfigError` with all problems."""
+    run = parse_run_config(flat, {name: method.config for name, method in METHODS.items()})
+    METHODS[run.method].check(run)
+    return run

@@ -1,0 +1,229 @@
+"""The denoiser at one site: pseudo-labels and the pixels to trust (DPL, Chen et al., MICCAI 2021).
+
+Differences from DPL: prototypes are taken over all of a site's images, in sorted order, instead of
+over batches of 8; features are reduced by average pooling; normalisation layers stay in eval mode
+unless `bn_batch` is set, so that a pseudo-label does not depend on its neighbours in a batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedssl.functional import denoising as dn
+from fedssl.functional.labels import foreground_targets
+from fedssl.inference import predict_case
+from fedssl.methods.base import LocalSetup, TrainingData
+from fedssl.models import SegmentationModel
+from fedssl.models.parts import set_stochastic
+from fedssl.patches import patch_of
+from fedssl.types import Arrays, Output
+
+__all__ = ["RelabelSettings", "Relabeler"]
+
+FEATURE_FACTOR = 4
+"""DPL compares features at a quarter of the resolution."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelabelSettings:
+    """What decides a pseudo-label; the meaning is that of the keys of `denoise`."""
+
+    passes: int
+    gamma: float
+    eta: float
+    temperature: float
+    denoising: str
+    prototype_source: str
+    bn_batch: bool = False
+    largest_component: bool = False
+
+    @property
+    def uses_prototypes(self) -> bool:
+        """Whether the prototype test is on."""
+        return self.denoising in ("prototype", "both")
+
+
+@dataclass(frozen=True, slots=True)
+class _Statistics:
+    prob: Tensor
+    uncertainty: Tensor
+    features: Tensor
+
+
+class Relabeler:
+    """Labels a site's images with one network, or with the mean of several.
+
+    Args:
+        settings: thresholds and switches.
+        setup: the objective's surroundings; its model holds the received weights.
+        teachers: other weights to label with instead; empty: the received ones.
+    """
+
+    def __init__(
+        self, settings: RelabelSettings, setup: LocalSetup, teachers: Sequence[Arrays]
+    ) -> None:
+        self._settings = settings
+        self._setup = setup
+        self._networks = [self._with_weights(weights) for weights in teachers] or [setup.model]
+
+    def _with_weights(self, weights: Arrays) -> SegmentationModel:
+        network = copy.deepcopy(self._setup.model)
+        network.load_state_dict(weights, strict=False)
+        return network
+
+    def labeled_sums(self, data: TrainingData) -> dn.PrototypeSums:
+        """Return weighted sums of features under the true masks of the labeled cases."""
+        total: dn.PrototypeSums | None = None
+        task = self._setup.task
+        for case in data.labeled:
+            stats = self._statistics(data.image(case))
+            target = foreground_targets(
+                data.label(case)[None], task.num_classes - 1, task.output
+            )[0]
+            sums = self._sums(stats, target)
+            total = sums if total is None else total + sums
+        if total is None:
+            raise ValueError("labeled_sums needs at least one labeled case")
+        return total
+
+    def relabel(self, data: TrainingData, received: dn.Prototypes | None) -> Tensor:
+        """Store `pseudo` and `trust` maps [F, *S] uint8 of every unlabeled case.
+
+        Returns:
+            Retained fraction per case and class [cases, F], in the order of `data.unlabeled`.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            local = self._first_pass(data, Path(folder))
+            if not self._settings.uses_prototypes or local is None:
+                return self._retained(data)
+            prototypes = self._choose(dn.prototypes(local), received)
+            self._second_pass(data, Path(folder), prototypes)
+        return self._retained(data)
+
+    def _first_pass(self, data: TrainingData, folder: Path) -> dn.PrototypeSums | None:
+        """Store labels with the uncertainty test, and keep features for the prototype test."""
+        settings, total = self._settings, None
+        mode = "uncertainty" if settings.denoising in ("uncertainty", "both") else "none"
+        for case in data.unlabeled:
+            stats = self._statistics(data.image(case))
+            raw = dn.pseudo_label(stats.prob[None], settings.gamma)
+            trust = dn.trust_mask(
+                raw, stats.uncertainty[None], None, None, eta=settings.eta, mode=mode
+            )
+            label, trust = self._repaired(raw, trust)
+            data.store(case, pseudo=label[0], trust=trust[0])
+            if settings.uses_prototypes:
+                np.save(folder / f"{case}.npy", stats.features.cpu().numpy())
+                sums = self._sums(stats, raw[0])
+                total = sums if total is None else total + sums
+        return total
+
+    def _second_pass(
+        self, data: TrainingData, folder: Path, prototypes: dn.Prototypes
+    ) -> None:
+        for case in data.unlabeled:
+            stored = data.stored_maps(case)
+            label = torch.from_numpy(np.array(stored["pseudo"]))[None]
+            features = torch.from_numpy(np.load(folder / f"{case}.npy"))[None]
+            proto = dn.upsample_nearest(
+                dn.prototype_label(features, prototypes), label.shape[2:]
+            )
+            agrees = dn.trust_mask(
+                label,
+                torch.zeros(label.shape),
+                proto,
+                prototypes.valid,
+                eta=self._settings.eta,
+                mode="prototype",
+            )
+            trust = agrees * torch.from_numpy(np.array(stored["trust"]))[None]
+            data.store(case, pseudo=label[0], trust=trust[0])
+
+    def _repaired(self, label: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
+        if self._setup.task.output == Output.NESTED:
+            label, trust = dn.denoise_nested(label, trust)
+        if self._settings.largest_component:
+            flat = label[0].cpu().numpy()
+            kept = np.stack([dn.largest_component(mask) for mask in flat])
+            largest = torch.from_numpy(kept).to(label)[None]
+            trust = trust * (largest == label).to(trust.dtype)
+            label = largest
+        return label, trust
+
+    def _choose(self, local: dn.Prototypes, received: dn.Prototypes | None) -> dn.Prototypes:
+        """Return the prototypes to test against; `mix` is the mean where both exist."""
+        if received is None or self._settings.prototype_source == "local":
+            return local
+        if self._settings.prototype_source == "labeled":
+            return received
+        both = (local.valid & received.valid)[:, None]
+        only_local = (local.valid & ~received.valid)[:, None]
+
+        def mixed(ours: Tensor, theirs: Tensor) -> Tensor:
+            theirs = theirs.to(ours)
+            alone = torch.where(only_local, ours, theirs)
+            return torch.where(both, (ours + theirs) / 2, alone)
+
+        return dn.Prototypes(
+            mixed(local.object, received.object),
+            mixed(local.background, received.background),
+            local.valid | received.valid,
+        )
+
+    def _sums(self, stats: _Statistics, label: Tensor) -> dn.PrototypeSums:
+        grid = dn.to_feature_grid(
+            label[None], stats.prob[None], stats.uncertainty[None], stats.features.shape[1:]
+        )
+        return dn.prototype_sums(
+            stats.features[None], grid.label, grid.prob, grid.uncertainty, self._settings.eta
+        )
+
+    def _statistics(self, image: Tensor) -> _Statistics:
+        setup, settings = self._setup, self._settings
+        for network in self._networks:
+            set_stochastic(network, bn_batch=settings.bn_batch)
+
+        def predictor(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            total: list[Tensor] = []
+
+            def passes() -> Iterator[Tensor]:
+                for network in self._networks:
+                    for _ in range(settings.passes):
+                        out = network(x)
+                        reduced = dn.downsample_features(out.features, FEATURE_FACTOR)
+                        total[:] = [total[0] + reduced] if total else [reduced]
+                        yield out.logits
+
+            stats = dn.stochastic_statistics(
+                passes(), setup.task.output, temperature=settings.temperature
+            )
+            count = settings.passes * len(self._networks)
+            return stats.mean_prob, stats.uncertainty, total[0] / count
+
+        prob, uncertainty, features = predict_case(
+            predictor,
+            image,
+            setup.task,
+            patch=patch_of(setup.run, setup.task),
+            stride=setup.model.stride,
+            overlap=setup.run.evaluate.overlap,
+            batch_size=setup.run.batch_size,
+        )
+        return _Statistics(prob, uncertainty, features)
+
+    def _retained(self, data: TrainingData) -> Tensor:
+        if not data.unlabeled:
+            return torch.zeros(0, self._setup.task.num_classes - 1)
+        fractions = [
+            dn.retained_fraction(torch.from_numpy(np.array(data.stored_maps(c)["trust"]))[None])
+            for c in data.unlabeled
+        ]
+        return torch.stack(fractions)

@@ -1,0 +1,212 @@
+"""One site: its data, its role, its state directory. It turns a `Download` into an `Upload`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedssl.config import RunConfig
+from fedssl.data.batches import Batches, SiteTrainingData
+from fedssl.data.prepare import PreparedSite, PreparePlan, prepare_site
+from fedssl.data.source import open_source
+from fedssl.data.splits import Split, labeled_positions, make_split
+from fedssl.engine import SiteRuntime, load_weights, pick_device, run_stage
+from fedssl.errors import DataError, FederationError
+from fedssl.evaluate import (
+    CaseScore,
+    add_sums,
+    predict_label,
+    pseudo_label_sums,
+    score_case,
+    summed,
+)
+from fedssl.federation import SiteSpec
+from fedssl.fingerprint import code_fingerprint
+from fedssl.memory import FileMemory, write_atomically
+from fedssl.methods import METHODS
+from fedssl.models import SegmentationModel
+from fedssl.seeds import derive_seed, generators, seeded
+from fedssl.types import Download, Role, Task, Upload
+
+__all__ = ["Site", "versions"]
+
+_MODELS: dict[str, SegmentationModel] = {}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide whether two machines compute the same."""
+    names = ("fedssl", "torch", "monai", "numpy", "SimpleITK", "flwr")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def shared_model(run: RunConfig, task: Task, device: torch.device) -> SegmentationModel:
+    """Return this process's one model for a configuration; sites take turns with it."""
+    key = f"{run.model_dump_json()}{run.method_config!r}{task!r}{device}"
+    if key not in _MODELS:
+        _MODELS.clear()
+        with seeded(derive_seed(run.seed, "init"), torch.device("cpu")):
+            model = METHODS[run.method].build_model(run, task)
+        _MODELS[key] = model.to(device)
+    return _MODELS[key]
+
+
+class Site:
+    """One site of a federation.
+
+    Args:
+        spec: where the data lie and which role the site has.
+        task: what is segmented.
+        run: the run's configuration.
+        state: the site's own directory; everything in it stays at the site.
+    """
+
+    def __init__(self, spec: SiteSpec, task: Task, run: RunConfig, state: Path) -> None:
+        self.spec, self.task, self.run, self.state = spec, task, run, state
+        torch.set_num_threads(run.threads)
+        self.device = pick_device(run.device)
+        source = open_source(spec, task)
+        self.prepared: PreparedSite = prepare_site(source, PreparePlan.from_run(run, task), run)
+        self.split: Split = make_split(
+            [c.subject for c in self.prepared.cases], run.split, spec.name
+        )
+        labeled = labeled_positions(self.prepared, self.split.train, spec)
+        if spec.role != Role.UNLABELED and not labeled:
+            raise DataError(
+                f"Site {spec.name!r} has the role {spec.role}, but no training case has a mask in "
+                f"{spec.path}. Add masks, or make the site unlabeled."
+            )
+        self.data = SiteTrainingData(
+            self.prepared, self.split.train, labeled, task, run, self.device, state / "pseudo"
+        )
+
+    def answer(self, download: Download) -> Upload:
+        """Return the reply to one download: `describe`, `evaluate`, or a stage of the method."""
+        if download.site not in ("", self.spec.name):
+            raise FederationError(
+                f"A message for site {download.site!r} reached site {self.spec.name!r}."
+            )
+        if download.stage == "describe":
+            return self._upload(download, info=self._info())
+        if download.stage == "evaluate":
+            return self._upload(download, metrics=self._evaluate(download))
+        return self._train(download)
+
+    def _upload(self, download: Download, **fields: object) -> Upload:
+        return Upload(
+            site=self.spec.name,
+            role=self.spec.role,
+            round=download.round,
+            stage=download.stage,
+            num_examples=self.data.num_examples,
+            num_labeled=self.data.num_labeled,
+            **fields,  # type: ignore[arg-type]
+        )
+
+    def _info(self) -> dict[str, str]:
+        return {
+            "fingerprint": code_fingerprint(),
+            "task": json.dumps(asdict(self.task), sort_keys=True),
+            "versions": json.dumps(versions(), sort_keys=True),
+            "distance_unit": self.prepared.cases[0].distance_unit,
+        }
+
+    def _train(self, download: Download) -> Upload:
+        method = METHODS[self.run.method]
+        model = shared_model(self.run, self.task, self.device)
+        payload = method.payload(self.run, self.task, dict(model.state_dict()))
+        payload.check_download(download.stage, download.knowledge)
+        self._forget_other_runs(download.run)
+        self.data.load_stored()
+        purpose = (download.round, download.stage, self.spec.name, "batches")
+        rng = generators(self.run.seed, *purpose)
+        runtime = SiteRuntime(
+            name=self.spec.name,
+            role=self.spec.role,
+            run=self.run,
+            task=self.task,
+            method=method,
+            model=model,
+            data=self.data,
+            batches=Batches(self.data, self.run, self.task, rng.numpy, rng.torch),
+            memory=FileMemory(self.state / "memory", download.round, download.step),
+            device=self.device,
+        )
+        result = run_stage(runtime, download)
+        return self._upload(
+            download, weights=result.weights, knowledge=result.knowledge, metrics=result.metrics
+        )
+
+    def _forget_other_runs(self, run: str) -> None:
+        """Empty the state directory when it belongs to another run."""
+        stamp = self.state / "run"
+        if stamp.is_file() and stamp.read_text(encoding="utf-8") == run:
+            return
+        for path in sorted((self.state / "memory").glob("*.safetensors")):
+            path.unlink()
+        self.data.clear_stored()
+        write_atomically(stamp, run.encode())
+
+    def _evaluate(self, download: Download) -> dict[str, float]:
+        split = download.options.get("split", "val")
+        surface = download.options.get("surface") == "true"
+        model = shared_model(self.run, self.task, self.device)
+        load_weights(model, download.weights)
+        memory = FileMemory(self.state / "memory", download.round, download.step)
+        load_weights(model, memory.load("private") or {})
+        scores: list[CaseScore] = []
+        for case in getattr(self.split, split):
+            info = self.prepared.cases[case]
+            if not info.has_label:
+                continue
+            label = predict_label(
+                model,
+                self.data.image(case),
+                self.task,
+                patch=self.data.patch,
+                overlap=self.run.evaluate.overlap,
+                batch_size=self.run.batch_size,
+            )
+            scores.append(
+                score_case(
+                    info.name,
+                    label.to(torch.uint8).cpu().numpy(),
+                    self.prepared.label(case),
+                    self.task,
+                    spacing=info.spacing,
+                    unit=info.distance_unit,
+                    surface=surface,
+                )
+            )
+        if surface:
+            self._keep_scores(scores, split)
+        return {**summed(scores), **self._pseudo_quality(), "cases": float(len(scores))}
+
+    def _pseudo_quality(self) -> dict[str, float]:
+        """Pseudo-labels against hidden masks, where an unlabeled site has them on disk."""
+        self.data.load_stored()
+        parts = []
+        for case in self.data.unlabeled:
+            stored = self.data.stored_maps(case)
+            if self.prepared.cases[case].has_label and "pseudo" in stored:
+                truth = np.asarray(self.prepared.label(case))
+                parts.append(
+                    pseudo_label_sums(stored["pseudo"], stored["trust"], truth, self.task)
+                )
+        return add_sums(parts)
+
+    def _keep_scores(self, scores: Sequence[CaseScore], split: str) -> None:
+        lines = [json.dumps({"split": split, **asdict(score)}) for score in scores]
+        write_atomically(self.state / "cases.jsonl", ("\n".join(lines) + "\n").encode())
