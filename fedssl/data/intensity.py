@@ -1,0 +1,76 @@
+"""Resampling and normalising one case; arrays in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+__all__ = ["resize_image", "resize_label", "zscore"]
+
+_BACKGROUND_SHARE = 0.05
+_CLIP = (0.5, 99.5)
+
+
+def zscore(image: np.ndarray) -> np.ndarray:
+    """Return an image [C, *S] whose channels have mean 0 and standard deviation 1.
+
+    If more than 5 % of the voxels equal the minimum, they count as empty background and the
+    statistics come from the others. Values are clipped to the 0.5 and 99.5 percentiles first, so
+    that a few hot voxels do not set the scale. A constant channel becomes zeros.
+    """
+    return np.stack([_zscore_channel(channel) for channel in image])
+
+
+def _zscore_channel(channel: np.ndarray) -> np.ndarray:
+    lowest = channel.min()
+    inside = channel != lowest
+    if not inside.any():
+        return np.zeros_like(channel, dtype=np.float32)
+    empty = 1.0 - np.count_nonzero(inside) / channel.size > _BACKGROUND_SHARE
+    for voxels in (channel[inside], channel.ravel()) if empty else (channel.ravel(),):
+        # float64: sums over a volume of large intensities lose digits in float32
+        low, high = (float(v) for v in np.percentile(voxels, _CLIP))
+        clipped = np.clip(voxels, low, high)
+        mean, deviation = clipped.mean(dtype=np.float64), clipped.std(dtype=np.float64)
+        if deviation > 1e-6 * max(abs(low), abs(high)):
+            result = (np.clip(channel, low, high).astype(np.float64) - mean) / deviation
+            return result.astype(np.float32)
+    return np.zeros_like(channel, dtype=np.float32)
+
+
+def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Resize the last axes of [C, *S] linearly; what shrinks is low-pass filtered (antialias).
+
+    Args:
+        image: [C, H, W] or [C, D, H, W] float32.
+        size: new length of the last `len(size)` axes.
+    """
+    if image.ndim == 3 or len(size) == 2:
+        planes = _resize_planes(image.reshape(-1, *image.shape[-2:]), (size[-2], size[-1]))
+        return planes.reshape(*image.shape[:-2], *planes.shape[-2:])
+    channels, depth, height, width = image.shape
+    planes = _resize_planes(image.reshape(-1, height, width), (size[1], size[2]))
+    # the filter is separable: the depth axis is resized as the height of [D, H' * W'] planes
+    stacked = planes.reshape(channels, depth, size[1] * size[2])
+    return _resize_planes(stacked, (size[0], size[1] * size[2])).reshape(channels, *size)
+
+
+def _resize_planes(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if planes.shape[-2:] == size:
+        return planes
+    source = torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32))[None]
+    resized = F.interpolate(source, size, mode="bilinear", align_corners=False, antialias=True)
+    return resized[0].numpy()
+
+
+def resize_label(label: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Resize the last `len(size)` axes of a mask [*S] to the value of the nearest pixel."""
+    lead = label.ndim - len(size)
+    for axis, new in enumerate(size, start=lead):
+        old = label.shape[axis]
+        nearest = ((np.arange(new) + 0.5) * old / new).astype(np.int64)
+        label = label.take(nearest, axis=axis)
+    return label

@@ -1,0 +1,130 @@
+"""From files to prepared arrays: resized, normalised, cached under a key of all that decides them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedssl.config import RunConfig
+from fedssl.data.cache import (
+    FORMAT_VERSION,
+    CacheWriter,
+    PreparedCase,
+    PreparedSite,
+    default_cache_dir,
+    open_prepared,
+)
+from fedssl.data.intensity import resize_image, resize_label, zscore
+from fedssl.data.sizes import parse_size
+from fedssl.data.source import CaseSource
+from fedssl.errors import DataError
+from fedssl.types import Case, Task
+
+__all__ = ["PreparePlan", "PreparedCase", "PreparedSite", "prepare", "prepare_site"]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparePlan:
+    """What is done to every case.
+
+    Args:
+        image_size: new (D,) H, W, or None to keep the size; slice modes resize H and W only.
+        normalise: `zscore` or `none`.
+        mode: the task's mode.
+        channels: the task's channels.
+    """
+
+    image_size: tuple[int, ...] | None
+    normalise: str
+    mode: str
+    channels: int
+
+    @classmethod
+    def from_run(cls, run: RunConfig, task: Task) -> PreparePlan:
+        """Return the plan that a run configuration and a task ask for."""
+        size = parse_size(run.image_size, task, "image-size")
+        return cls(size, "zscore", task.mode, task.channels)
+
+
+def prepare_site(
+    source: CaseSource,
+    plan: PreparePlan,
+    run: RunConfig,
+    progress: Callable[[int, int], None] | None = None,
+) -> PreparedSite:
+    """Prepare into the run's `cache-dir`, or into the user's cache folder."""
+    cache_dir = Path(run.cache_dir) if run.cache_dir else default_cache_dir()
+    return prepare(source, plan, cache_dir, progress)
+
+
+def prepare(
+    source: CaseSource,
+    plan: PreparePlan,
+    cache_dir: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> PreparedSite:
+    """Return the prepared cases, from the cache if they are there.
+
+    One case at a time is in memory. Several processes may prepare the same site at once: each
+    succeeds, and one result is kept.
+
+    Args:
+        source: where the cases come from.
+        plan: what is done to them.
+        cache_dir: folder of prepared sites.
+        progress: called with (cases done, cases) after every case.
+
+    Raises:
+        DataError: a case cannot be read, or the cache folder cannot be written.
+    """
+    key = _key(source, plan)
+    found = open_prepared(cache_dir, key)
+    if found is not None:
+        return found
+    with CacheWriter(cache_dir, key) as writer:
+        for index in range(len(source.cases)):
+            case = source.read(index)
+            image, label, spacing = _prepared(case, plan)
+            writer.add(
+                image,
+                label,
+                name=case.name,
+                subject=case.subject,
+                spacing=spacing,
+                distance_unit=case.distance_unit,
+                original_shape=case.image.shape[1:],
+            )
+            if progress is not None:
+                progress(index + 1, len(source.cases))
+        writer.finish()
+    found = open_prepared(cache_dir, key)
+    if found is None:
+        raise DataError(f"{cache_dir / key} vanished while it was prepared; run again.")
+    return found
+
+
+def _key(source: CaseSource, plan: PreparePlan) -> str:
+    text = json.dumps([source.content_key(), asdict(plan), FORMAT_VERSION], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _prepared(
+    case: Case, plan: PreparePlan
+) -> tuple[np.ndarray, np.ndarray | None, tuple[float, ...]]:
+    """Return image, label and spacing (in units of the original) of one case."""
+    image, label, spacing = case.image, case.label, case.spacing
+    size = plan.image_size
+    if size is not None and image.shape[-len(size) :] != size:
+        image = resize_image(image, size)
+        label = None if label is None else resize_label(label, size)
+        old = case.image.shape[1:]
+        new = image.shape[1:]
+        spacing = tuple(s * o / n for s, o, n in zip(spacing, old, new, strict=True))
+    if plan.normalise == "zscore":
+        image = zscore(image)
+    return image, label, spacing

@@ -1,0 +1,278 @@
+"""A site's cases as they are on disk: pairs of files, checked one against the other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from fedssl.data.geometry import Geometry
+from fedssl.data.layouts import LAYOUTS, CaseFile
+from fedssl.data.readers import LabelPicture, Picture, read_geometry, read_image, read_label
+from fedssl.errors import DataError, did_you_mean
+from fedssl.federation import SiteSpec
+from fedssl.types import Case, Role, Task
+
+__all__ = ["CaseRef", "CaseSource", "FolderSource", "base_channels", "open_source"]
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRef:
+    """What is known of a case before it is read.
+
+    Args:
+        name: unique within the site.
+        subject: whose image it is.
+        has_label: whether there is a mask.
+    """
+
+    name: str
+    subject: str
+    has_label: bool
+
+
+class CaseSource(Protocol):
+    """Where cases come from: files, or a generator of synthetic ones."""
+
+    @property
+    def cases(self) -> Sequence[CaseRef]:
+        """All cases, sorted by name."""
+
+    def read(self, index: int) -> Case:
+        """Return one case with raw intensities."""
+
+    def content_key(self) -> str:
+        """Return a digest of everything that decides what `read` returns."""
+
+
+def open_source(spec: SiteSpec, task: Task) -> CaseSource:
+    """Return the source that a site's `layout` names.
+
+    Raises:
+        DataError: unknown layout, or the site's folder does not hold what the layout needs.
+    """
+    if spec.layout == "synthetic":
+        from fedssl.data.synthetic import SyntheticSource
+
+        source: CaseSource = SyntheticSource(spec, task)
+        return source
+    return FolderSource(spec, task)
+
+
+def base_channels(task: Task) -> int:
+    """Return the channels of one image or slice; 2.5D stacks three slices of them."""
+    return task.channels // 3 if task.mode == "2.5d" else task.channels
+
+
+class FolderSource:
+    """Cases from files.
+
+    A grey picture is repeated where the task has three channels; a colour picture serves a
+    one-channel task only if its channels are equal. A mask of 0 and 255 means 0 and 1 when the
+    task has two classes. The site option `label-values = "255,128,0"` gives, class by class, the
+    value that stands for it in the files.
+
+    Args:
+        spec: the site.
+        task: classes, mode and channels that the cases have to fit.
+    """
+
+    def __init__(self, spec: SiteSpec, task: Task) -> None:
+        if spec.layout not in LAYOUTS:
+            known = [*LAYOUTS, "synthetic"]
+            raise DataError(
+                f"Site {spec.name!r}: unknown layout {spec.layout!r}."
+                f"{did_you_mean(spec.layout, known)} Layouts: {', '.join(known)}."
+            )
+        self.spec, self.task = spec, task
+        self.files: list[CaseFile] = LAYOUTS[spec.layout](spec)
+        self.cases = tuple(CaseRef(f.name, f.subject, f.label is not None) for f in self.files)
+        self._values = _label_values(spec, task)
+        if spec.role != Role.UNLABELED and not any(c.has_label for c in self.cases):
+            raise DataError(
+                f"Site {spec.name!r} has the role {spec.role.value!r}, but none of the "
+                f"{len(self.cases)} images in {spec.path} has a mask. Put masks into its labels "
+                'folder under the images\' names, or set role = "unlabeled".'
+            )
+
+    def read(self, index: int) -> Case:
+        """Read one case and check it against its mask and the task.
+
+        Raises:
+            DataError: unreadable, of another size, channel count or dimension than needed, or a
+                mask value that stands for no class.
+        """
+        files = self.files[index]
+        picture = read_image(files.image)
+        image = _with_channels(
+            _fit_mode(picture.array, self.task, files.image), base_channels(self.task), files.image
+        )
+        label = None if files.label is None else self._label(files.label, picture, files.image)
+        spacing, unit = _spacing(self.spec, picture, files.image)
+        dims = image.ndim - 1
+        return Case(files.name, files.subject, image, label, spacing[-dims:], unit)
+
+    def geometry(self, index: int) -> Geometry:
+        """Return the grid of one image file, to write a prediction back onto it."""
+        return read_geometry(self.files[index].image)
+
+    def content_key(self) -> str:
+        """Return a digest of the files' contents and of the settings that `read` follows."""
+        digest = hashlib.blake2b(digest_size=20)
+        settings = [self.spec.spacing, dict(self.spec.options), self.task.mode, self.task.channels]
+        digest.update(json.dumps([settings, len(self.task.classes)], sort_keys=True).encode())
+        for case in self.files:
+            digest.update(json.dumps([case.name, case.subject]).encode())
+            for path in (case.image, case.label):
+                digest.update(b"-" if path is None else file_digest(path))
+        return digest.hexdigest()
+
+    def _label(self, path: Path, picture: Picture, image_path: Path) -> np.ndarray:
+        label = read_label(path)
+        if label.array.shape != picture.array.shape[1:]:
+            raise DataError(
+                f"The mask {path} has the shape {label.array.shape}, but its image {image_path} "
+                f"has {picture.array.shape[1:]}. Resample the mask onto the image's grid."
+            )
+        _check_alignment(label, picture, path, image_path)
+        classes = _to_classes(label.array, self._values, self.task, path)
+        return classes[0] if self.task.mode == "2d" and classes.ndim == 3 else classes
+
+
+def file_digest(path: Path) -> bytes:
+    """Return the BLAKE2b digest (20 bytes) of a file's content."""
+    digest = hashlib.blake2b(digest_size=20)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened: {error.strerror or error}.") from None
+    return digest.digest()
+
+
+def _fit_mode(array: np.ndarray, task: Task, path: Path) -> np.ndarray:
+    """Return [C, H, W] in mode 2d and [C, D, H, W] in the other modes."""
+    volume = array.ndim == 4
+    if task.mode != "2d" and not volume:
+        raise DataError(
+            f'{path} is a 2D picture, but mode = {task.mode!r} needs volumes. Set mode = "2d".'
+        )
+    if task.mode == "2d" and volume:
+        if array.shape[1] != 1:
+            raise DataError(
+                f'{path} is a volume of {array.shape[1]} slices, but mode = "2d" needs pictures. '
+                'Set mode = "slices", "2.5d" or "3d".'
+            )
+        return array[:, 0]
+    return array
+
+
+def _with_channels(array: np.ndarray, wanted: int, path: Path) -> np.ndarray:
+    have = len(array)
+    if have == wanted:
+        return array
+    if have == 1 and wanted == 3:
+        return np.repeat(array, 3, axis=0)
+    if have == 3 and wanted == 1 and (array == array[:1]).all():
+        return array[:1]
+    if have == 3 and wanted == 1:
+        raise DataError(
+            f"{path} is a colour picture, but the task has one channel. Set channels = 3 in "
+            "[task], or convert the pictures to grey."
+        )
+    raise DataError(
+        f"{path} has {have} channels, but the task has {wanted}. Set channels = {have} in [task], "
+        "or export the channels that the task needs."
+    )
+
+
+def _spacing(spec: SiteSpec, picture: Picture, path: Path) -> tuple[tuple[float, ...], str]:
+    """Return the spacing per spatial axis and its unit."""
+    dims = len(picture.spacing)
+    if isinstance(spec.spacing, str):
+        if spec.spacing == "header" and picture.has_physical_spacing:
+            return picture.spacing, "mm"
+        return (1.0,) * dims, "pixel"
+    given = spec.spacing
+    if len(given) == 2 and dims == 3 and picture.geometry.size[2] == 1:
+        given = (*given, 1.0)
+    if len(given) != dims or any(not 0 < s < float("inf") for s in given):
+        raise DataError(
+            f"Site {spec.name!r}: spacing = {list(spec.spacing)} does not fit {path}, which has "
+            f"{dims} axes; give {dims} positive lengths in mm, in the order x, y, z of the file."
+        )
+    return tuple(given[a] for a in reversed(picture.geometry.axes)), "mm"
+
+
+def _check_alignment(
+    label: LabelPicture, picture: Picture, label_path: Path, image_path: Path
+) -> None:
+    """Refuse a mask that is stored in another orientation and does not lie on its image.
+
+    Equal orientations are matched voxel by voxel, whatever the origins say: many tools lose them.
+    """
+    ours, theirs = label.geometry, picture.geometry
+    if (ours.axes, ours.flips) == (theirs.axes, theirs.flips):
+        return
+    apart = np.abs(ours.canonical_origin - theirs.canonical_origin).max()
+    if apart > max(theirs.spacing):
+        raise DataError(
+            f"The mask {label_path} is stored in another orientation than its image {image_path}, "
+            f"and their first voxels lie {apart:.1f} mm apart. Copy the image's geometry into the "
+            "mask, or resample the mask onto the image."
+        )
+
+
+def _label_values(spec: SiteSpec, task: Task) -> tuple[int, ...] | None:
+    """Return the file value of each class that the site's options give, if they do."""
+    text = spec.options.get("label-values")
+    if text is None:
+        return None
+    try:
+        values = tuple(int(v) for v in str(text).split(","))
+    except ValueError:
+        values = ()
+    if len(values) != task.num_classes or len(set(values)) != len(values):
+        raise DataError(
+            f"Site {spec.name!r}: label-values = {text!r} has to give {task.num_classes} different "
+            f"integers, one for each of {list(task.classes)}."
+        )
+    return values
+
+
+def _to_classes(
+    array: np.ndarray, values: tuple[int, ...] | None, task: Task, path: Path
+) -> np.ndarray:
+    """Return class indices [*S] uint8."""
+    found = _distinct(array)
+    if values is None:
+        binary = task.num_classes == 2 and found[-1] == 255 and set(found.tolist()) <= {0, 255}
+        values = (0, 255) if binary else tuple(range(task.num_classes))
+    unknown = [int(v) for v in found if v not in values]
+    if unknown:
+        raise DataError(
+            f"{path} holds the value {unknown[0]}, which stands for no class; expected "
+            + ", ".join(f"{v} = {c}" for v, c in zip(values, task.classes, strict=True))
+            + ". Correct the mask or the classes in [task], or give the site "
+            'options = { label-values = "..." } with one file value per class.'
+        )
+    classes = np.zeros(array.shape, dtype=np.uint8)
+    for index, value in enumerate(values):
+        classes[array == value] = index
+    return classes
+
+
+def _distinct(array: np.ndarray) -> np.ndarray:
+    """Return the sorted distinct values; counting is faster than sorting where they are small."""
+    if array.min() >= 0 and array.max() < 1 << 16:
+        return np.flatnonzero(np.bincount(array.ravel()))
+    distinct: np.ndarray = np.unique(array)
+    return distinct
