@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as nnf
-from jaxtyping import Bool, Float, Num, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from scipy import ndimage
 from torch import Tensor
 
@@ -171,7 +171,9 @@ def downsample_features(features: Float[Tensor, "B D *S"], factor: int) -> Float
     return nnf.adaptive_avg_pool3d(features, (depth, height, width))
 
 
-def upsample_nearest(x: Num[Tensor, "B F *s"], size: tuple[int, ...]) -> Num[Tensor, "B F *S"]:
+def upsample_nearest(
+    x: Shaped[Tensor, "B F *s"], size: tuple[int, ...]
+) -> Shaped[Tensor, "B F *S"]:
     """Resize to `size` by the nearest neighbour, in any dtype; it can also shrink."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
@@ -181,7 +183,7 @@ def upsample_nearest(x: Num[Tensor, "B F *s"], size: tuple[int, ...]) -> Num[Ten
 
 def prototype_sums(
     features: Float[Tensor, "B D *s"],
-    label: Num[Tensor, "B F *s"],
+    label: Shaped[Tensor, "B F *s"],
     prob: Float[Tensor, "B F *s"],
     uncertainty: Float[Tensor, "B F *s"],
     eta: float,
@@ -231,9 +233,9 @@ def prototype_label(
 
 
 def trust_mask(
-    label: Num[Tensor, "B F *S"],
+    label: Shaped[Tensor, "B F *S"],
     uncertainty: Float[Tensor, "B F *S"],
-    proto_label: Num[Tensor, "B F *S"] | None,
+    proto_label: Shaped[Tensor, "B F *S"] | None,
     valid: Bool[Tensor, " F"] | None,
     *,
     eta: float,
@@ -283,7 +285,7 @@ def largest_component(mask: UInt8[np.ndarray, "*S"]) -> UInt8[np.ndarray, "*S"]:
     return np.asarray(components == sizes.argmax() + 1, dtype=np.uint8)
 
 
-def retained_fraction(mask: Num[Tensor, "B F *S"]) -> Float[Tensor, " F"]:
+def retained_fraction(mask: Shaped[Tensor, "B F *S"]) -> Float[Tensor, " F"]:
     """Return the trusted share of all pixels per class, in [0, 1]."""
     return (mask != 0).transpose(0, 1).flatten(1).double().mean(1).float()
 

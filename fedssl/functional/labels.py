@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from fedssl.types import Output
@@ -23,7 +23,7 @@ __all__ = [
 class RepairedMask(NamedTuple):
     """A properly nested mask and where it differs from what was given."""
 
-    mask: Num[Tensor, "B F *S"]
+    mask: Shaped[Tensor, "B F *S"]
     changed: Bool[Tensor, "B F *S"]
 
 
@@ -82,7 +82,7 @@ def foreground_targets(
     return hit.to(torch.float32)
 
 
-def label_from_foreground(mask: Num[Tensor, "B F *S"], output: Output) -> Int[Tensor, " B *S"]:
+def label_from_foreground(mask: Shaped[Tensor, "B F *S"], output: Output) -> Int[Tensor, " B *S"]:
     """Return the label map of binary foreground maps; inverts `foreground_targets`.
 
     Masks that no label map produces are read as follows. Exclusive: where several channels are
@@ -96,7 +96,7 @@ def label_from_foreground(mask: Num[Tensor, "B F *S"], output: Output) -> Int[Te
     return torch.where(present.any(dim=1), first, torch.zeros_like(first))
 
 
-def repair_nesting(mask: Num[Tensor, "B F *S"]) -> RepairedMask:
+def repair_nesting(mask: Shaped[Tensor, "B F *S"]) -> RepairedMask:
     """Remove every class where the class that encloses it is missing: y[f+1] <- y[f+1] * y[f].
 
     Args:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as nnf
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from fedssl.functional.labels import (
@@ -40,8 +40,8 @@ class PixelLoss(NamedTuple):
 
 def soft_dice_loss(
     prob: Float[Tensor, "B F *S"],
-    target: Float[Tensor, "B F *S"],
-    mask: Num[Tensor, "B F *S"] | None = None,
+    target: Shaped[Tensor, "B F *S"],
+    mask: Shaped[Tensor, "B F *S"] | None = None,
     smooth: float = SMOOTH,
 ) -> Float[Tensor, ""]:
     """Return 1 - soft Dice, pooled over the batch per class, then averaged over classes.
@@ -104,8 +104,8 @@ def supervised_loss(
 
 def masked_pixel_loss(
     logits: Float[Tensor, "B O *S"],
-    target: Num[Tensor, "B F *S"],
-    mask: Num[Tensor, "B F *S"],
+    target: Shaped[Tensor, "B F *S"],
+    mask: Shaped[Tensor, "B F *S"],
     output: Output,
 ) -> PixelLoss:
     """Return per-sample sums of the pixel loss over trusted pixels, and their number.
@@ -137,8 +137,8 @@ def masked_pixel_loss(
 
 def masked_soft_dice(
     logits: Float[Tensor, "B O *S"],
-    target: Num[Tensor, "B F *S"],
-    mask: Num[Tensor, "B F *S"],
+    target: Shaped[Tensor, "B F *S"],
+    mask: Shaped[Tensor, "B F *S"],
     output: Output,
 ) -> Float[Tensor, " B"]:
     """Return each sample's soft Dice loss over trusted pixels, averaged over classes.
@@ -176,7 +176,7 @@ def _full_precision(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _trusted(mask: Num[Tensor, "B F *S"], output: Output) -> Bool[Tensor, "B M *S"]:
+def _trusted(mask: Shaped[Tensor, "B F *S"], output: Output) -> Bool[Tensor, "B M *S"]:
     """Per-class trust (nested), or one shared map of pixels that all classes trust (exclusive)."""
     keep = mask != 0
     return keep.all(dim=1, keepdim=True) if output == Output.EXCLUSIVE else keep
