@@ -37,7 +37,7 @@ def _zscore_channel(channel: np.ndarray) -> np.ndarray:
         mean, deviation = clipped.mean(dtype=np.float64), clipped.std(dtype=np.float64)
         if deviation > 1e-6 * max(abs(low), abs(high)):
             result = (np.clip(channel, low, high).astype(np.float64) - mean) / deviation
-            return result.astype(np.float32)
+            return np.asarray(result, dtype=np.float32)
     return np.zeros_like(channel, dtype=np.float32)
 
 
@@ -63,7 +63,8 @@ def _resize_planes(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return planes
     source = torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32))[None]
     resized = F.interpolate(source, size, mode="bilinear", align_corners=False, antialias=True)
-    return resized[0].numpy()
+    result: np.ndarray = resized[0].numpy()
+    return result
 
 
 def resize_label(label: np.ndarray, size: Sequence[int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From files to prepared arrays: resized, normalised, cached under a key of all that decides them."""
+"""From files to prepared arrays: resized, normalised, cached under a key of what decides them."""
 
 from __future__ import annotations
 

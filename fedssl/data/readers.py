@@ -134,7 +134,7 @@ def _one_channel(array: np.ndarray, path: Path) -> np.ndarray:
     lit = (array != 0).any(axis=0)
     colours = array[:, lit]
     if lit.any() and not lit.all() and (colours == colours[:, :1]).all():
-        return lit.astype(np.uint8)
+        return np.asarray(lit, dtype=np.uint8)
     raise DataError(
         f"{path} is a mask with {len(array)} channels that differ (a colour picture?); a mask has "
         "one value per pixel. Save it as a single-channel file of class indices."
@@ -164,8 +164,8 @@ def _channels_first(array: np.ndarray, image: sitk.Image, path: Path) -> np.ndar
         )
     if vector:
         array = np.moveaxis(array, -1, 0)
-        return array[:, 0] if dims == 4 else array
-    return array if dims == 4 else array[np.newaxis]
+        return np.asarray(array[:, 0] if dims == 4 else array)
+    return array if dims == 4 else np.asarray(array[np.newaxis])
 
 
 def _header(path: Path, file_format: FileFormat) -> sitk.ImageFileReader:
