@@ -26,7 +26,7 @@ class SurfaceDistances:
     assd: float
 
 
-def dice(pred: Bool[np.ndarray, "*S"], truth: Bool[np.ndarray, "..."]) -> float:
+def dice(pred: Bool[np.ndarray, "*S"], truth: Bool[np.ndarray, "*R"]) -> float:
     """Return `2 |A and B| / (|A| + |B|)` in [0, 1]; 1.0 where both are empty.
 
     Raises:
@@ -40,7 +40,7 @@ def dice(pred: Bool[np.ndarray, "*S"], truth: Bool[np.ndarray, "..."]) -> float:
 
 
 def surface_distances(
-    pred: Bool[np.ndarray, "*S"], truth: Bool[np.ndarray, "..."], spacing: Sequence[float]
+    pred: Bool[np.ndarray, "*S"], truth: Bool[np.ndarray, "*R"], spacing: Sequence[float]
 ) -> SurfaceDistances:
     """Return HD95 and ASSD of two masks, in 2D or 3D.
 
@@ -78,7 +78,7 @@ def surface_distances(
 
 
 def _masks(
-    pred: Bool[np.ndarray, "*S"], truth: Bool[np.ndarray, "..."]
+    pred: Bool[np.ndarray, "*S"], truth: Bool[np.ndarray, "*R"]
 ) -> tuple[Bool[np.ndarray, "*S"], Bool[np.ndarray, "*S"]]:
     if pred.shape != truth.shape:
         raise ValueError(f"Prediction {pred.shape} and reference {truth.shape} differ in shape.")

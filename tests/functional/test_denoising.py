@@ -160,7 +160,7 @@ def test_feature_grid_takes_labels_nearest_and_statistics_with_aligned_corners()
     ramp = torch.arange(8.0).expand(8, 8).reshape(1, 1, 8, 8)
     label = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     label[..., 4:] = 1
-    grid = to_feature_grid(label, ramp, 2 * ramp, factor=4)
+    grid = to_feature_grid(label, ramp, 2 * ramp, (2, 2))
     assert grid.label.dtype == torch.uint8
     assert grid.label.tolist() == [[[[0, 1], [0, 1]]]]
     assert grid.prob.tolist() == [[[[0, 7], [0, 7]]]]
@@ -171,7 +171,7 @@ def test_feature_grid_takes_labels_nearest_and_statistics_with_aligned_corners()
 def test_features_and_maps_meet_on_one_grid_that_is_never_empty(size):
     features, label, prob, uncertainty = maps(0, size=size)
     small = downsample_features(features, 4)
-    grid = to_feature_grid(label, prob, uncertainty, 4)
+    grid = to_feature_grid(label, prob, uncertainty, tuple(small.shape[2:]))
     expected = tuple(max(1, s // 4) for s in size)
     assert small.shape[2:] == grid.label.shape[2:] == grid.prob.shape[2:] == expected
     assert upsample_nearest(grid.label, size).shape == label.shape
