@@ -1,0 +1,1 @@
+"""Flower side of a site: translates messages, no arithmetic."""

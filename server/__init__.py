@@ -1,0 +1,1 @@
+"""Flower side of the coordinator: moves messages, no arithmetic."""

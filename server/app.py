@@ -1,0 +1,23 @@
+"""The ServerApp: checks the run's configuration and starts the federation."""
+
+from __future__ import annotations
+
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+__all__ = ["app"]
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run one federation; whatever is raised makes Flower's run 'finished:failed'."""
+    from fedssl.methods import load_config
+    from fedssl.placement import require_absolute_paths, run_folder
+    from server.strategy import FederationStrategy
+
+    run = load_config(context.run_config)
+    require_absolute_paths(run)
+    strategy = FederationStrategy(run, run_folder(run, context.run_id))
+    strategy.start(grid, ArrayRecord(), num_rounds=run.rounds, timeout=run.round_timeout)
