@@ -21,6 +21,7 @@ __all__ = [
     "FileFormat",
     "check_bytes",
     "check_claimed_size",
+    "detached_files",
     "format_of",
     "stem_of",
     "supported_suffixes",
@@ -128,7 +129,7 @@ def check_claimed_size(path: Path, claimed: int) -> None:
         path: the file whose header was read.
         claimed: bytes of the decoded pixels.
     """
-    held = path.stat().st_size + sum(p.stat().st_size for p in _detached(path))
+    held = path.stat().st_size + sum(p.stat().st_size for p in detached_files(path))
     if claimed > _LARGEST_EXPANSION * held + _CHUNK:
         raise DataError(
             f"{path}: its header claims {claimed} bytes of pixels, but the file holds only {held} "
@@ -143,7 +144,7 @@ def _looks_like(head: bytes) -> str:
     return f"; it starts with {head[:8]!r}: export it again"
 
 
-def _detached(path: Path) -> list[Path]:
+def detached_files(path: Path) -> list[Path]:
     """Return the pixel files that a MetaImage or NRRD header points at."""
     if path.suffix.lower() not in {".mhd", ".mha", ".nrrd"}:
         return []

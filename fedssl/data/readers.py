@@ -122,7 +122,7 @@ def write_label(path: Path, label: np.ndarray, geometry: Geometry) -> None:
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)
-    with _quiet(path, doing="written"):
+    with _quiet(path, "written", "Choose a folder and a format that can hold a mask."):
         sitk.WriteImage(image, str(path), useCompression=True)
 
 
@@ -199,7 +199,9 @@ _LOCK = threading.Lock()
 
 
 @contextmanager
-def _quiet(path: Path, doing: str = "read") -> Iterator[None]:
+def _quiet(
+    path: Path, doing: str = "read", remedy: str = "Copy or export it again."
+) -> Iterator[None]:
     """Keep C libraries off stdout and stderr, and turn what they raise into a `DataError`."""
     with _LOCK, tempfile.TemporaryFile() as spool:
         sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -209,7 +211,7 @@ def _quiet(path: Path, doing: str = "read") -> Iterator[None]:
         except (RuntimeError, ValueError, MemoryError, OverflowError) as error:
             spool.seek(0)
             reason = _reason(error, spool.read(1 << 16).decode("utf-8", "replace"))
-            raise DataError(f"{path} cannot be {doing}: {reason}.") from None
+            raise DataError(f"{path} cannot be {doing}: {reason}. {remedy}") from None
         finally:
             for fd, copy in saved.items():
                 os.dup2(copy, fd)
@@ -230,7 +232,17 @@ def _redirect(target: int) -> dict[int, int]:
 
 def _reason(error: Exception, spoken: str) -> str:
     """Return one line of what ITK and the libraries below it said."""
-    lines = [line.strip() for line in f"{error}\n{spoken}".splitlines() if line.strip()]
-    lines = [re.sub(r"^.*?\(0x[0-9a-f]+\):\s*|^sitk::ERROR:\s*", "", line) for line in lines]
-    told = [x for x in lines if x and not x.startswith(("Exception thrown", "/", "Reason: "))]
-    return (told[0] if told else type(error).__name__).rstrip(". ")[:300]
+    raised = [
+        re.sub(r"^.*?\(0x[0-9a-f]+\):\s*|^sitk::ERROR:\s*", "", x) for x in _lines(str(error))
+    ]
+    nrrd = [x for x in raised if x.startswith("[nrrd]")]
+    if nrrd:  # the last line is the innermost cause
+        told = [re.sub(r"^\[nrrd\]\s*\w+:\s*", "", nrrd[-1])]
+    else:
+        told = _lines(spoken)[:2] or [x for x in raised if not x.startswith("Exception thrown")][:1]
+    text = "; ".join(told) or type(error).__name__
+    return "".join(c for c in text if c.isprintable()).rstrip(". !")[:300]
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]

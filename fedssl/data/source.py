@@ -11,6 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
+from fedssl.data.cache import default_cache_dir
+from fedssl.data.fingerprints import digest_files
+from fedssl.data.formats import detached_files
 from fedssl.data.geometry import Geometry
 from fedssl.data.layouts import LAYOUTS, CaseFile
 from fedssl.data.readers import LabelPicture, Picture, read_geometry, read_image, read_label
@@ -19,8 +22,6 @@ from fedssl.federation import SiteSpec
 from fedssl.types import Case, Role, Task
 
 __all__ = ["CaseRef", "CaseSource", "FolderSource", "base_channels", "open_source"]
-
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +129,14 @@ class FolderSource:
         digest = hashlib.blake2b(digest_size=20)
         settings = [self.spec.spacing, dict(self.spec.options), self.task.mode, self.task.channels]
         digest.update(json.dumps([settings, len(self.task.classes)], sort_keys=True).encode())
+        paths: list[Path] = []
         for case in self.files:
-            digest.update(json.dumps([case.name, case.subject]).encode())
-            for path in (case.image, case.label):
-                digest.update(b"-" if path is None else file_digest(path))
+            own = [case.image, *detached_files(case.image)]
+            mask = [] if case.label is None else [case.label, *detached_files(case.label)]
+            digest.update(json.dumps([case.name, case.subject, len(own), len(mask)]).encode())
+            paths += own + mask
+        for content in digest_files(paths, default_cache_dir() / "digests"):
+            digest.update(content.encode())
         return digest.hexdigest()
 
     def _label(self, path: Path, picture: Picture, image_path: Path) -> np.ndarray:
@@ -144,18 +149,6 @@ class FolderSource:
         _check_alignment(label, picture, path, image_path)
         classes = _to_classes(label.array, self._values, self.task, path)
         return classes[0] if self.task.mode == "2d" and classes.ndim == 3 else classes
-
-
-def file_digest(path: Path) -> bytes:
-    """Return the BLAKE2b digest (20 bytes) of a file's content."""
-    digest = hashlib.blake2b(digest_size=20)
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise DataError(f"{path} cannot be opened: {error.strerror or error}.") from None
-    return digest.digest()
 
 
 def _fit_mode(array: np.ndarray, task: Task, path: Path) -> np.ndarray:
