@@ -237,7 +237,7 @@ def _camera(image: Array, rng: Rng, size: int, look: FundusLook) -> Array:
     image = (1 - veil) * image + veil * _HAZE[:, None, None]
     sigma = look.blur * size / 96
     image = ndimage.gaussian_filter(image, (0, sigma, sigma))
-    image = 255 * np.clip(image / 255, 0, 1) ** np.float32(look.gamma)
+    image = np.asarray(255 * np.clip(image / 255, 0, 1) ** look.gamma, np.float32)
     image = image * logistic(np.float32(look.field) - np.hypot(y, x), 0.04)
     image = image + look.noise * rng.standard_normal(image.shape, dtype=np.float32)
     return np.asarray(np.clip(np.rint(image), 0, 255), np.float32)
