@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import numpy as np
+
 from fedssl.errors import DataError
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "check_claimed_size",
     "detached_files",
     "format_of",
+    "not_finite",
     "stem_of",
     "supported_suffixes",
 ]
@@ -113,13 +116,19 @@ def check_bytes(path: Path) -> FileFormat:
         raise DataError(f"{path} is empty (0 bytes); copy it again.")
     if file_format.magic and not head.startswith(file_format.magic):
         raise DataError(f"{path} is no {file_format.name} file{_looks_like(head)}.")
+    _check_content(path, file_format, head)
+    return file_format
+
+
+def _check_content(path: Path, file_format: FileFormat, head: bytes) -> None:
     if file_format.image_io == "NiftiImageIO":
-        _check_nifti(path, compressed=path.name.lower().endswith(".gz"))
+        _check_nifti(path, compressed=file_format is _NIFTI_GZ)
     elif file_format is _BMP:
         _check_bmp(path, head)
     elif file_format is _JPEG:
         _check_jpeg(path)
-    return file_format
+    elif file_format is _PNG and head[25:26] == b"\x04":
+        raise DataError(f"{path} is a grey PNG with transparency; save it without the alpha.")
 
 
 def check_claimed_size(path: Path, claimed: int) -> None:
@@ -156,61 +165,87 @@ def detached_files(path: Path) -> list[Path]:
 
 
 def _check_nifti(path: Path, *, compressed: bool) -> None:
-    head, length = _gunzipped(path) if compressed else _plain(path)
-    needed = _nifti_bytes(path, head)
-    if length < needed:
-        raise DataError(
-            f"{path} is cut off: its header claims {needed} bytes, {length} are there. "
-            "Copy the file again."
-        )
-
-
-def _plain(path: Path) -> tuple[bytes, int]:
-    with path.open("rb") as file:
-        return file.read(544), path.stat().st_size
-
-
-def _gunzipped(path: Path) -> tuple[bytes, int]:
-    """Return the first bytes and the length of the unpacked content; checks the checksum."""
-    head, length = b"", 0
+    """Read the stream once: its length, its checksum, and values that the decoder would hide."""
+    opener = gzip.open if compressed else open
+    broken = 0
     try:
-        with gzip.open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                head = head or chunk[:544]
+        with opener(path, "rb") as file:
+            header = _nifti_header(path, file.read(544))
+            file.seek(header.start)
+            length, rest = header.start, header.size
+            while chunk := file.read(min(_CHUNK, rest) if rest else _CHUNK):
+                broken += _not_finite(chunk, header.dtype) if rest else 0
                 length += len(chunk)
+                rest = max(rest - len(chunk), 0)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path} cannot be unpacked: {error or 'the gzip stream is damaged'}. "
             "Copy the file again."
         ) from None
-    return head, length
+    if rest:
+        raise DataError(
+            f"{path} is cut off: its header claims {header.start + header.size} bytes, {length} "
+            "are there. Copy the file again."
+        )
+    if broken:
+        raise not_finite(path, broken)
 
 
-def _nifti_bytes(path: Path, head: bytes) -> int:
-    """Return how long a NIfTI file has to be.
+def not_finite(path: Path, count: int) -> DataError:
+    """Return the error for an image with values that are no numbers."""
+    return DataError(
+        f"{path} holds {count} values that are NaN, infinite or beyond float32; replace them, "
+        "e.g. by the smallest valid intensity."
+    )
 
-    Offsets of `dim`, `bitpix` and `vox_offset`: nifti1.h and nifti2.h of the NIfTI working group.
+
+def _not_finite(chunk: bytes, dtype: np.dtype | None) -> int:
+    """Count what ITK's NIfTI reader would silently turn into 0."""
+    if dtype is None:
+        return 0
+    values = np.frombuffer(chunk, dtype, count=len(chunk) // dtype.itemsize)
+    return int(values.size - np.count_nonzero(np.isfinite(values)))
+
+
+@dataclass(frozen=True, slots=True)
+class _NiftiHeader:
+    """Where the voxels start, how many bytes they take, and their type if it is a float."""
+
+    start: int
+    size: int
+    dtype: np.dtype | None
+
+
+def _nifti_header(path: Path, head: bytes) -> _NiftiHeader:
+    """Read the fields that decide the file's length.
+
+    Offsets of `dim`, `datatype`, `bitpix` and `vox_offset`: nifti1.h and nifti2.h of the NIfTI
+    working group.
     """
-    layouts = {348: ("8h", 40, 72, "f", 108), 540: ("8q", 16, 14, "q", 168)}
+    layouts = {348: ("8h", 40, 70, "f", 108), 540: ("8q", 16, 12, "q", 168)}
     for order in "<>":
         size = struct.unpack_from(order + "i", head)[0] if len(head) >= 4 else 0
-        if size in layouts and len(head) >= size:
-            dims, at, bits_at, offset, offset_at = layouts[size]
-            dim = struct.unpack_from(order + dims, head, at)
-            bits = struct.unpack_from(order + "h", head, bits_at)[0]
-            start = struct.unpack_from(order + offset, head, offset_at)[0]
+        if size in layouts:
             break
     else:
         raise DataError(f"{path} is no NIfTI file{_looks_like(head)}.")
+    if len(head) < size:
+        raise DataError(f"{path} is cut off inside its header. Copy the file again.")
+    dims, at, type_at, offset, offset_at = layouts[size]
+    dim = struct.unpack_from(order + dims, head, at)
+    datatype, bits = struct.unpack_from(order + "hh", head, type_at)
+    start = struct.unpack_from(order + offset, head, offset_at)[0]
     rank = dim[0]
     if not 1 <= rank <= 7 or any(d < 1 for d in dim[1 : rank + 1]) or bits < 1:
         raise DataError(
             f"{path}: its header has the dimensions {list(dim)} with {bits} bits per voxel, which "
             "is no image. Export it again."
         )
-    # 352 is where single-file NIfTI-1 data start at the earliest; NaN compares as False
+    # voxels of a single file start at 352 at the earliest; NaN compares as False
     start = int(start) if 352 <= start < 2**40 else 352
-    return start + (int(prod(dim[1 : rank + 1])) * int(bits) + 7) // 8
+    count = prod(int(d) for d in dim[1 : rank + 1])
+    floats = {16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}
+    return _NiftiHeader(start, (count * int(bits) + 7) // 8, floats.get(datatype))
 
 
 def _check_bmp(path: Path, head: bytes) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 -- its customary name
 
-from fedssl.data.formats import FileFormat, check_bytes, check_claimed_size
+from fedssl.data.formats import FileFormat, check_bytes, check_claimed_size, not_finite
 from fedssl.data.geometry import Geometry
 from fedssl.errors import DataError
 
@@ -70,10 +70,7 @@ def read_image(path: Path) -> Picture:
         image = np.ascontiguousarray(geometry.canonical(array), dtype=np.float32)
     broken = int(image.size - np.count_nonzero(np.isfinite(image)))
     if broken:
-        raise DataError(
-            f"{path} holds {broken} values that are NaN, infinite or beyond float32; replace them, "
-            "e.g. by the smallest valid intensity."
-        )
+        raise not_finite(path, broken)
     physical = not file_format.picture
     spacing = geometry.canonical_spacing if physical else (1.0,) * len(geometry.size)
     return Picture(image, spacing, physical, geometry)
