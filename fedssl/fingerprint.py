@@ -14,7 +14,7 @@ from typing import Final
 
 from fedssl.errors import FederationError
 
-__all__ = ["code_fingerprint"]
+__all__ = ["code_fingerprint", "package_folders"]
 
 PACKAGES: Final = ("fedssl", "clients", "server")
 
@@ -30,7 +30,16 @@ def code_fingerprint() -> str:
     Raises:
         FederationError: one of the packages cannot be found.
     """
-    return _digest([_folder(package) for package in PACKAGES])
+    return _digest(package_folders())
+
+
+def package_folders() -> list[Path]:
+    """Return the folders of the three packages, as an import would find them.
+
+    Raises:
+        FederationError: one of them cannot be found.
+    """
+    return [_folder(package) for package in PACKAGES]
 
 
 def _folder(package: str) -> Path:

@@ -13,22 +13,7 @@ from fedssl.data.synthetic import SYNTHETIC
 from fedssl.errors import ConfigError, FederationError
 from fedssl.federation import Federation
 
-__all__ = ["absolute_paths", "require_absolute_paths", "require_nodes", "run_folder"]
-
-
-def absolute_paths(run: RunConfig, base: Path) -> RunConfig:
-    """Return `run` with `federation`, `data-root`, `out` and `cache-dir` made absolute.
-
-    Args:
-        run: configuration as the user gave it; empty paths and synthetic names stay.
-        base: folder that relative paths start from, as a rule the working directory.
-    """
-    changed = {
-        key.replace("-", "_"): str((base / Path(value).expanduser()).resolve())
-        for key, value in _paths(run).items()
-        if value
-    }
-    return run.model_copy(update=changed)
+__all__ = ["require_absolute_paths", "require_nodes", "run_folder"]
 
 
 def require_absolute_paths(run: RunConfig) -> None:

@@ -11,7 +11,7 @@ __all__ = ["SYNTHETIC", "synthetic_tables"]
 _FUNDUS = {
     "kind": "fundus",
     "site": "clinic",
-    "sites": 5,
+    "looks": (0, 1, 2, 3, 4),
     "task": {
         "name": "synthetic-fundus",
         "classes": ["background", "disc", "cup"],
@@ -23,7 +23,7 @@ _FUNDUS = {
 _PROSTATE = {
     "kind": "prostate",
     "site": "hospital",
-    "sites": 6,
+    "looks": (0, 1, 2, 3, 4, 5),
     "task": {
         "name": "synthetic-prostate",
         "classes": ["background", "prostate"],
@@ -36,9 +36,14 @@ _PROSTATE = {
 SYNTHETIC: dict[str, dict[str, Any]] = {
     "synthetic": _FUNDUS,
     "synthetic-fundus": _FUNDUS,
+    "synthetic-pair": {**_FUNDUS, "looks": (0, 2)},
     "synthetic-prostate": _PROSTATE,
 }
-"""Federations that need no file, by the name that the run key `federation` takes."""
+"""Federations that need no file, by the name that the run key `federation` takes.
+
+`synthetic-pair` is one labeled and one unlabeled site of `synthetic-fundus`: as many as the nodes
+that Flower simulates unless it is told otherwise.
+"""
 
 _LABELED = 2
 
@@ -46,7 +51,7 @@ _LABELED = 2
 def synthetic_tables(name: str) -> dict[str, Any]:
     """Return a synthetic federation in the structure of a parsed federation.toml.
 
-    The first two sites are labeled, the others unlabeled; all have masks for evaluation.
+    Sites a and b are labeled, the others unlabeled; all have masks for evaluation.
 
     Raises:
         ConfigError: no synthetic federation has this name.
@@ -64,6 +69,6 @@ def synthetic_tables(name: str) -> dict[str, Any]:
             "layout": "synthetic",
             "options": {"kind": recipe["kind"], "look": look},
         }
-        for look in range(recipe["sites"])
+        for look in recipe["looks"]
     ]
     return {"task": dict(recipe["task"]), "site": sites}
