@@ -28,7 +28,7 @@ def sources(name: str) -> list[CaseSource]:
 
 def test_synthetic_is_an_alias_of_synthetic_fundus() -> None:
     assert synthetic_tables("synthetic") == synthetic_tables("synthetic-fundus")
-    assert set(SYNTHETIC) == {"synthetic", *NAMES}
+    assert set(SYNTHETIC) == {"synthetic", "synthetic-pair", *NAMES}
 
 
 def test_tables_are_fresh_copies() -> None:
@@ -248,3 +248,13 @@ def test_smooth_noise_is_smooth_and_about_unit_variance() -> None:
     assert 0.3 < fields.std() < 1.1
     assert np.abs(np.diff(fields, axis=2)).max() < 1.5
     assert np.abs(np.diff(fields, axis=2)).mean() < 0.2 * fields.std()
+
+
+def test_the_pair_is_a_labeled_and_an_unlabeled_site_of_synthetic_fundus() -> None:
+    pair, whole = synthetic_tables("synthetic-pair"), synthetic_tables("synthetic-fundus")
+    assert [(s["name"], s["role"]) for s in pair["site"]] == [
+        ("clinic_a", "labeled"),
+        ("clinic_c", "unlabeled"),
+    ]
+    assert all(site in whole["site"] for site in pair["site"])
+    assert pair["task"] == whole["task"]
