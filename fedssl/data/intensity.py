@@ -36,7 +36,8 @@ def _zscore_channel(channel: np.ndarray) -> np.ndarray:
         clipped = np.clip(voxels, low, high)
         mean, deviation = clipped.mean(dtype=np.float64), clipped.std(dtype=np.float64)
         if deviation > 1e-6 * max(abs(low), abs(high)):
-            result = (np.clip(channel, low, high).astype(np.float64) - mean) / deviation
+            result = np.subtract(np.clip(channel, low, high), mean, dtype=np.float64)
+            result /= deviation
             return np.asarray(result, dtype=np.float32)
     return np.zeros_like(channel, dtype=np.float32)
 
