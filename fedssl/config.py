@@ -180,7 +180,7 @@ def flatten(section: BaseModel, prefix: str = "") -> dict[str, Scalar]:
     for name in type(section).model_fields:
         value = getattr(section, name)
         if name == "method_config":
-            flat |= flatten(value, f"{getattr(section, 'method')}.")
+            flat |= flatten(value, f"{section.method}.")
         elif isinstance(value, BaseModel):
             flat |= flatten(value, f"{prefix}{_kebab(name)}.")
         else:

@@ -16,10 +16,11 @@ from fedssl.checkpoint import Checkpoint, load_checkpoint, new_run_token, save_c
 from fedssl.config import RunConfig
 from fedssl.errors import FederationError, UploadError
 from fedssl.evaluate import means
+from fedssl.functional.averaging import all_finite, cpu_copy
 from fedssl.methods import METHODS
 from fedssl.methods.base import ServerRule, ServerSetup
-from fedssl.roster import agreed_task, build_roster, counts_as_labeled
 from fedssl.results import RoundRecord, RunFolder, SiteResult
+from fedssl.roster import agreed_task, build_roster, counts_as_labeled
 from fedssl.seeds import derive_seed, seeded
 from fedssl.types import (
     Arrays,
@@ -27,8 +28,6 @@ from fedssl.types import (
     SiteInfo,
     Stage,
     Upload,
-    cpu_copy,
-    is_float,
 )
 
 __all__ = ["Exchange", "Progress", "run_federation"]
@@ -40,7 +39,9 @@ log = logging.getLogger("fedssl")
 class Exchange(Protocol):
     """How downloads reach sites and uploads come back."""
 
-    engine: str
+    @property
+    def engine(self) -> str:
+        """`loopback`, `ray` or `deployment`."""
 
     def describe(self, run: str) -> Sequence[Upload]:
         """Return one upload per site that answers the `describe` query."""
@@ -49,7 +50,8 @@ class Exchange(Protocol):
         self, downloads: Sequence[Download], roster: Mapping[str, SiteInfo]
     ) -> Sequence[Upload]:
         """Deliver downloads; return the replies that came, in any order. A site that failed is
-        missing; the reason is logged where the exchange learned of it."""
+        missing; the reason is logged where the exchange learned of it.
+        """
 
 
 class Progress(Protocol):
@@ -216,7 +218,7 @@ class _Federation:
                 )
         self.payload.check_upload(stage.name, upload.knowledge, upload.site)
         for name, array in {**upload.weights, **upload.knowledge}.items():
-            if is_float(array) and not bool(torch.isfinite(array).all()):
+            if not all_finite({name: array}):
                 raise UploadError(f"Site {upload.site!r}: {name!r} holds NaN or infinity.")
 
     def _require_enough(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from fedssl.config import RunConfig
 from fedssl.errors import FederationError, TrainingError
+from fedssl.functional.averaging import cpu_copy
 from fedssl.functional.losses import reduce_term
 from fedssl.functional.schedules import poly
 from fedssl.methods.base import (
@@ -30,7 +32,6 @@ from fedssl.types import (
     Role,
     Task,
     UnlabeledBatch,
-    cpu_copy,
 )
 
 __all__ = ["Batches", "SiteRuntime", "StageResult", "load_weights", "pick_device", "run_stage"]
@@ -177,7 +178,7 @@ def _train(site: SiteRuntime, objective: LocalObjective, download: Download) -> 
         if total is None:
             continue
         optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         if run.clip_norm > 0:
             nn.utils.clip_grad_norm_(parameters, run.clip_norm)
         optimizer.step()
@@ -192,7 +193,7 @@ def _losses(site: SiteRuntime, objective: LocalObjective) -> Losses:
     wants_unlabeled = site.role == Role.UNLABELED or (
         site.role == Role.MIXED and site.method.mixed is not None
     )
-    unlabeled = site.batches.next_unlabeled() if wants_unlabeled else None
+    unlabeled = site.batches.next_unlabeled() if wants_unlabeled and site.data.kept else None
     bf16 = site.run.precision == "bf16"
     with torch.autocast(site.device.type, dtype=torch.bfloat16, enabled=bf16):
         return objective.training_step(labeled, unlabeled)
@@ -226,7 +227,7 @@ class _LossLog:
         """Return mean losses; raise `TrainingError` if the total is not finite."""
         means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         total = means.get("loss", 0.0)
-        if total != total or total in (float("inf"), float("-inf")):
+        if not math.isfinite(total):
             raise TrainingError(
                 f"The loss at site {site!r} is {total} in round {download.round}, stage "
                 f"{download.stage!r}. Lower 'lr', set 'clip-norm', or check the site's images."

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from fedssl.functional.metrics import dice, surface_distances
 from torch import Tensor
 
 from fedssl.functional.labels import decode, foreground_probabilities
-from fedssl.functional.metrics import dice, surface_distances
 from fedssl.inference import predict_case
 from fedssl.models import SegmentationModel
 from fedssl.types import Output, Task

@@ -1,4 +1,4 @@
-"""Federation and site files: which sites there are, where their images lie, which role they have."""
+"""Federation and site files: which sites there are, where their images lie, their roles."""
 
 from __future__ import annotations
 
@@ -114,7 +114,9 @@ def load_site_file(path: Path) -> tuple[Task, SiteSpec]:
     """Return the task and the one site of a `site.toml`."""
     task, sites = _parse_tables(_read_toml(path), str(path))
     if len(sites) != 1:
-        raise FederationError(f"{path} describes {len(sites)} sites; a site file holds exactly one.")
+        raise FederationError(
+            f"{path} describes {len(sites)} sites; a site file holds exactly one."
+        )
     return task, _located(sites[0], path.resolve().parent)
 
 
@@ -169,7 +171,9 @@ def _explain(error: ValidationError, source: str) -> str:
             lines.append(f"{source}: unknown key {key!r}.{did_you_mean(key, known)}")
         else:
             reason = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{source}: key {key!r} in [{error.title}]: {reason}; got {item['input']!r}.")
+            lines.append(
+                f"{source}: key {key!r} in [{error.title}]: {reason}; got {item['input']!r}."
+            )
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from monai.inferers import sliding_window_inference
@@ -68,7 +69,7 @@ def _by_slices(
     slices = neighbours_as_channels(image) if task.mode == "2.5d" else image.transpose(0, 1)
     chunks = [
         _windows(predictor, chunk, patch, stride, overlap, batch_size)
-        for chunk in slices.split(batch_size)
+        for chunk in torch.split(slices, batch_size)
     ]
     return [torch.cat(parts).transpose(0, 1) for parts in zip(*chunks, strict=True)]
 
@@ -109,7 +110,7 @@ def _windows(
         merged = sliding_window_inference(
             batch, tuple(patch), batch_size, call, overlap=overlap, mode="gaussian"
         )
-        outputs = list(merged) if isinstance(merged, list | tuple) else [merged]
+        outputs = list(merged) if isinstance(merged, tuple) else [cast("Tensor", merged)]
     return [_crop(out, sizes, r) for out, r in zip(outputs, reductions, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""A site's memory: optimizer state, teachers, private parts, as stamped files that survive rounds."""
+"""A site's memory: optimizer state, teachers, private parts; stamped files survive rounds."""
 
 from __future__ import annotations
 

@@ -28,9 +28,7 @@ class ConsoleProgress:
     def start(self, run: RunConfig, roster: Mapping[str, SiteInfo], round_: int) -> None:
         """Show who takes part."""
         self._rounds = run.rounds
-        sites = ", ".join(
-            f"{i.name} ({i.role}, {i.num_examples} samples)" for i in roster.values()
-        )
+        sites = ", ".join(f"{i.name} ({i.role}, {i.num_examples} samples)" for i in roster.values())
         begin = f", from round {round_ + 1}" if round_ else ""
         self._console.print(f"{run.method}: {run.rounds} rounds{begin}, seed {run.seed}. {sites}.")
 

@@ -116,9 +116,12 @@ class RunFolder:
             "weights_sha256": weights_sha256(weights),
             "task": asdict(task),
             "sites": {
-                name: {**_site_entry(result, task), "distance_unit": units[name],
-                       "num_examples": roster[name].num_examples,
-                       "num_labeled": roster[name].num_labeled}
+                name: {
+                    **_site_entry(result, task),
+                    "distance_unit": units[name],
+                    "num_examples": roster[name].num_examples,
+                    "num_labeled": roster[name].num_labeled,
+                }
                 for name, result in sites.items()
             },
             "mean_dice": sum(means) / len(means) if means else None,

@@ -23,7 +23,7 @@ class Rng:
 
 
 def derive_seed(seed: int, *purpose: int | str) -> int:
-    """Return a seed in [0, 2**63) for a purpose, e.g. `derive_seed(0, round, stage, site, "drop")`."""
+    """Return a seed in [0, 2**63) for a purpose, e.g. `derive_seed(0, round, site, "drop")`."""
     text = "/".join([str(seed), *(str(p) for p in purpose)])
     return int.from_bytes(sha256(text.encode()).digest()[:8], "little") >> 1
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fedssl.data.batches import Batches, SiteTrainingData
 
 from fedssl.config import RunConfig
-from fedssl.data.batches import Batches, SiteTrainingData
 from fedssl.data.prepare import PreparedSite, PreparePlan, prepare_site
 from fedssl.data.source import open_source
 from fedssl.data.splits import Split, labeled_positions, make_split
@@ -202,9 +202,7 @@ class Site:
             stored = self.data.stored_maps(case)
             if self.prepared.cases[case].has_label and "pseudo" in stored:
                 truth = np.asarray(self.prepared.label(case))
-                parts.append(
-                    pseudo_label_sums(stored["pseudo"], stored["trust"], truth, self.task)
-                )
+                parts.append(pseudo_label_sums(stored["pseudo"], stored["trust"], truth, self.task))
         return add_sums(parts)
 
     def _keep_scores(self, scores: Sequence[CaseScore], split: str) -> None:

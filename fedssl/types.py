@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
-import torch
 from torch import Tensor
 
 __all__ = [
@@ -300,13 +299,3 @@ class Upload:
     knowledge: Arrays = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     info: Mapping[str, str] = field(default_factory=dict)
-
-
-def cpu_copy(arrays: Mapping[str, Tensor]) -> Arrays:
-    """Return detached CPU copies that share no memory with `arrays`."""
-    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in arrays.items()}
-
-
-def is_float(tensor: Tensor) -> bool:
-    """Whether a tensor takes part in averaging; integer buffers never do."""
-    return torch.is_floating_point(tensor)

@@ -13,8 +13,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fedssl.cli.processes import MARK, free_port, stop, tool, undisturbed
 from fedssl.config import Scalar
 from fedssl.errors import FederationError
 from fedssl.results import config_toml
@@ -31,9 +30,6 @@ from fedssl.results import config_toml
 __all__ = ["RunStatus", "SuperLink", "superlink"]
 
 CONNECTION: Final = "private"
-MARK: Final = "FEDSSL_PROCESS_MARK"
-"""Environment variable by which every descendant is found, in whatever session or group it is."""
-
 STARTUP: Final = 60.0
 """Seconds that the SuperLink may take to answer."""
 
@@ -91,7 +87,7 @@ class SuperLink:
     def follow(self, run: str) -> Iterator[str]:
         """Yield the lines of a run's log until the run ends."""
         with subprocess.Popen(  # noqa: S603 - our own arguments
-            [_tool("flwr"), "log", run, CONNECTION, "--stream"],
+            [tool("flwr"), "log", run, CONNECTION, "--stream"],
             cwd=self.folder,
             env=dict(self.environment),
             stdout=subprocess.PIPE,
@@ -119,7 +115,7 @@ class SuperLink:
 
     def _json(self, arguments: Sequence[str]) -> dict[str, Any]:
         done = subprocess.run(  # noqa: S603 - our own arguments
-            [_tool("flwr"), *arguments],
+            [tool("flwr"), *arguments],
             cwd=self.folder,
             env=dict(self.environment),
             capture_output=True,
@@ -150,7 +146,7 @@ def superlink(*, simulation: bool) -> Iterator[SuperLink]:
     folder = Path(tempfile.mkdtemp(prefix="fedssl-", dir=base))
     mark = secrets.token_hex(16)
     environment = _environment(folder, mark)
-    port = _free_port()
+    port = free_port()
     process = None
     try:
         _write_connection(folder, port)
@@ -158,18 +154,10 @@ def superlink(*, simulation: bool) -> Iterator[SuperLink]:
         _wait_until_healthy(process, port, folder)
         yield SuperLink(folder, port, environment, process)
     finally:
-        if process is not None:
-            _stop(process, mark)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _tool(name: str) -> str:
-    """Return a console script of this very environment; others may be earlier in PATH."""
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if not found:
-        raise FederationError(f"The command {name!r} is not installed; run: pip install fedssl")
-    return found
+        with undisturbed():
+            if process is not None:
+                stop(process, mark)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _environment(folder: Path, mark: str) -> dict[str, str]:
@@ -204,12 +192,6 @@ def _write_connection(folder: Path, port: int) -> None:
     )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _log_file(folder: Path) -> Path:
     return folder / "superlink.log"
 
@@ -217,7 +199,7 @@ def _log_file(folder: Path) -> Path:
 def _start(
     folder: Path, port: int, environment: Mapping[str, str], *, simulation: bool
 ) -> subprocess.Popen[bytes]:
-    command = [_tool("flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(port)]
+    command = [tool("flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--disable-runtime-dependency-installation"]
     command += ["--simulation"] if simulation else []
     with _log_file(folder).open("wb") as log:
@@ -236,47 +218,19 @@ def _start(
 def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
     deadline = time.monotonic() + STARTUP
     while time.monotonic() < deadline and process.poll() is None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection.request("GET", "/health")
-            if connection.getresponse().status == http.client.OK:
-                return
-        connection.close()
+        if _healthy(port):
+            return
         time.sleep(0.1)
     tail = _log_file(folder).read_text(encoding="utf-8", errors="replace")[-2000:]
     raise FederationError(f"The SuperLink did not start within {STARTUP:.0f} s. Its log:\n{tail}")
 
 
-def _stop(process: subprocess.Popen[bytes], mark: str) -> None:
-    """End the daemon, then whatever still carries its mark: Ray's processes leave its group."""
-    _signal([process.pid], signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(5)
-    for number, patience in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
-        _signal(_marked(mark), number)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        deadline = time.monotonic() + patience
-        while _marked(mark) and time.monotonic() < deadline:
-            time.sleep(0.1)
-    process.wait()
-
-
-def _signal(processes: Sequence[int], number: signal.Signals) -> None:
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, number)
-
-
-def _marked(mark: str) -> list[int]:
-    """Return the living processes that inherited our mark (none where there is no /proc)."""
-    needle = f"{MARK}={mark}".encode()
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if needle in entry.read_bytes():
-                found.append(int(entry.parent.name))
-    return found
+def _healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.client.OK
+    return False
 
 
 def _reason(answer: Mapping[str, Any]) -> str:

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fedssl.types import Arrays, is_float
+from fedssl.types import Arrays
 
-__all__ = ["all_finite", "blend", "distance", "weighted_average", "weights_sha256"]
+__all__ = ["all_finite", "blend", "cpu_copy", "distance", "weighted_average", "weights_sha256"]
 
 
 def weighted_average(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Arrays:
@@ -43,10 +43,12 @@ def weighted_average(states: Sequence[Mapping[str, Tensor]], weights: Sequence[f
     used = [(s, float(w)) for s, w in zip(states, weights, strict=True) if w > 0]
     first = used[0][0]
     if len(used) == 1:
-        return _copy(first)
+        return cpu_copy(first)
     total = math.fsum(w for _, w in used)
     return {
-        name: _mean([(s[name], w / total) for s, w in used]) if is_float(tensor) else tensor.clone()
+        name: _mean([(s[name], w / total) for s, w in used])
+        if torch.is_floating_point(tensor)
+        else tensor.clone()
         for name, tensor in first.items()
     }
 
@@ -70,17 +72,24 @@ def blend(
     if not 0.0 <= mu <= 1.0:
         raise ValueError(f"mu must be in [0, 1], got {mu}.")
     if unlabeled is None or mu == 1.0:
-        return _copy(labeled)
+        return cpu_copy(labeled)
     _check_alike(labeled, unlabeled, "the unlabeled and the labeled average")
     return {
-        name: _mean([(xi, mu), (unlabeled[name], 1.0 - mu)]) if is_float(xi) else xi.clone()
+        name: _mean([(xi, mu), (unlabeled[name], 1.0 - mu)])
+        if torch.is_floating_point(xi)
+        else xi.clone()
         for name, xi in labeled.items()
     }
 
 
+def cpu_copy(state: Mapping[str, Tensor]) -> Arrays:
+    """Return detached copies on the CPU that share no memory with `state`."""
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in state.items()}
+
+
 def all_finite(state: Mapping[str, Tensor]) -> bool:
     """Whether no float tensor holds NaN or infinity."""
-    return all(bool(torch.isfinite(t).all()) for t in state.values() if is_float(t))
+    return all(bool(torch.isfinite(t).all()) for t in state.values() if torch.is_floating_point(t))
 
 
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
@@ -93,7 +102,7 @@ def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     squares = [
         (x.detach().double() - b[name].detach().double()).square().sum().item()
         for name, x in a.items()
-        if is_float(x)
+        if torch.is_floating_point(x)
     ]
     return math.sqrt(math.fsum(squares))
 
@@ -119,10 +128,6 @@ def _mean(parts: Sequence[tuple[Tensor, float]]) -> Tensor:
     for tensor, weight in parts:
         total += weight * tensor.detach().double()
     return total.to(parts[0][0].dtype)
-
-
-def _copy(state: Mapping[str, Tensor]) -> Arrays:
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 def _little_endian(tensor: Tensor) -> bytes:

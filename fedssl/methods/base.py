@@ -73,14 +73,15 @@ class TrainingData(Protocol):
     def unlabeled(self) -> Sequence[int]:
         """Positions of the cases without a mask."""
 
+    @property
+    def kept(self) -> Sequence[int]:
+        """Unlabeled cases that batches are drawn from; if empty, there are no such batches."""
+
     def image(self, case: int) -> Tensor:
         """Return one prepared image [C, *S] float32 on the training device, not augmented."""
 
     def label(self, case: int) -> Tensor:
         """Return the mask [*S] int64 of a labeled case; raise for any other case."""
-
-    def has_stored(self) -> bool:
-        """Whether an earlier stage stored maps for this site's cases."""
 
     def store(self, case: int, **maps: Tensor) -> None:
         """Keep maps [M, *S] (uint8 or float16) of a case; batches carry them as `stored`."""

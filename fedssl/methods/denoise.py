@@ -17,15 +17,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 from typing_extensions import override
 
-from fedssl.config import MethodConfig, RunConfig
+from fedssl.config import RunConfig
 from fedssl.errors import ConfigError
 from fedssl.functional.averaging import blend, distance, weighted_average
-from fedssl.functional.denoising import PrototypeSums, Prototypes, prototypes
+from fedssl.functional.denoising import PrototypeSums
 from fedssl.functional.labels import foreground_probabilities
 from fedssl.functional.losses import masked_pixel_loss, masked_soft_dice, supervised_loss
 from fedssl.functional.schedules import linear_ramp
@@ -39,8 +38,15 @@ from fedssl.methods.base import (
     ServerSetup,
     TrainingData,
 )
-from fedssl.methods.relabel import Relabeler, RelabelSettings
-from fedssl.models import build_model
+from fedssl.methods.relabel import (
+    DenoiserConfig,
+    Relabeler,
+    pooled_prototypes,
+    prototype_specs,
+    received_prototypes,
+    sums_to_arrays,
+)
+from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts
 from fedssl.roster import counts_as_labeled
 from fedssl.types import (
@@ -59,41 +65,31 @@ from fedssl.types import (
 __all__ = ["METHOD", "DenoiseConfig", "DenoiseRule", "PseudoLabels"]
 
 
-class DenoiseConfig(MethodConfig):
-    """Keys of `denoise`; thresholds are DPL's, the rest is ours where the paper is silent."""
+class DenoiseConfig(DenoiserConfig):
+    """Keys of `denoise`; where the paper is silent the choice is ours."""
 
     warmup_rounds: int = Field(-1, ge=-1, description="rounds of phase 1; -1 is rounds / 3")
     refresh: int = Field(-1, ge=-1, description="rounds between relabelings; -1 is rounds / 6")
-    mu: float | Literal["auto"] = Field(
+    mu: float | str = Field(
         0.7, description="weight of the labeled group; 'auto' is its share of the samples"
     )
     mu_ramp: int = Field(0, ge=0, description="rounds over which mu falls from 1 to its value")
     source: Literal["global", "labeled_avg", "ensemble"] = Field(
         "global", description="which model makes the pseudo-labels"
     )
-    prototypes: Literal["local", "labeled", "mix"] = Field(
-        "local", description="where the class prototypes come from"
-    )
-    denoising: Literal["none", "uncertainty", "prototype", "both"] = "both"
-    passes: int = Field(10, ge=1, description="stochastic forward passes per image")
-    gamma: float = Field(0.75, ge=0.5, lt=1, description="probability of a foreground pixel")
-    eta: float = Field(0.05, gt=0, description="largest trusted standard deviation")
-    temperature: float = Field(2.0, gt=0, description="of the logits, for the uncertainty only")
-    mc_bn_mode: Literal["eval", "batch"] = "eval"
     view: Literal["weak", "strong"] = Field("strong", description="what the student sees")
     dice_weight: float = Field(0.0, ge=0, description="masked soft Dice beside the masked CE")
     min_retained: float = Field(0.0, ge=0, lt=1, description="images below are not trained on")
-    largest_component: bool = False
     weight_by_retained: bool = Field(
         False, description="weigh unlabeled sites by samples times retained fraction"
     )
 
-    @field_validator("mu")
+    @field_validator("mu", mode="before")
     @classmethod
-    def _labeled_dominate(cls, mu: float | str) -> float | str:
-        if isinstance(mu, float) and not 0.0 <= mu <= 1.0:
-            raise ValueError("expected 'auto' or a number in [0, 1]")
-        return mu
+    def _auto_or_share(cls, mu: object) -> object:
+        if mu == "auto" or (isinstance(mu, int | float) and 0 <= mu <= 1):
+            return mu
+        raise ValueError("expected 'auto' or a number in [0, 1]")
 
 
 def warmup_rounds(config: DenoiseConfig, rounds: int) -> int:
@@ -129,7 +125,7 @@ class PseudoLabels(LocalObjective):
 
     @override
     def begin(self, download: Download, data: TrainingData) -> None:
-        relabeler = Relabeler(_settings(self._config), self.setup, _teachers(download.knowledge))
+        relabeler = Relabeler(self._config, self.setup, _teachers(download.knowledge))
         if download.stage == "prototypes":
             self._sums = relabeler.labeled_sums(data)
         elif data.unlabeled and self.setup.role != Role.LABELED and download.clock["phase"] == 2:
@@ -138,15 +134,13 @@ class PseudoLabels(LocalObjective):
             data.keep_only([c for c, keep in zip(data.unlabeled, kept, strict=True) if keep])
             self._stats = {"retained": float(retained.mean()), "cases_kept": float(kept.sum())}
 
-    def _retained(
-        self, relabeler: Relabeler, download: Download, data: TrainingData
-    ) -> Tensor:
+    def _retained(self, relabeler: Relabeler, download: Download, data: TrainingData) -> Tensor:
         """Return the retained fractions [cases, F], after labeling anew if it is time."""
         stored = self.setup.memory.load("retained")
         # A site that joins late has nothing stored; it labels with what it was sent.
-        if not download.clock["refresh"] and stored is not None and data.has_stored():
+        if not download.clock["refresh"] and stored is not None:
             return stored["fraction"]
-        retained = relabeler.relabel(data, _received_prototypes(download.knowledge))
+        retained = relabeler.relabel(data, received_prototypes(download.knowledge))
         self.setup.memory.save("retained", {"fraction": retained})
         return retained
 
@@ -187,32 +181,11 @@ class PseudoLabels(LocalObjective):
 
     @override
     def knowledge(self) -> Arrays:
-        sums = self._sums
-        if sums is None:
-            return {}
-        return {
-            "object_sum": sums.object_sum,
-            "object_weight": sums.object_weight,
-            "background_sum": sums.background_sum,
-            "background_weight": sums.background_weight,
-        }
+        return {} if self._sums is None else sums_to_arrays(self._sums)
 
     @override
     def metrics(self) -> Mapping[str, float]:
         return self._stats
-
-
-def _settings(config: DenoiseConfig) -> RelabelSettings:
-    return RelabelSettings(
-        passes=config.passes,
-        gamma=config.gamma,
-        eta=config.eta,
-        temperature=config.temperature,
-        denoising=config.denoising,
-        prototype_source=config.prototypes,
-        bn_batch=config.mc_bn_mode == "batch",
-        largest_component=config.largest_component,
-    )
 
 
 def _teachers(knowledge: Arrays) -> list[Arrays]:
@@ -223,16 +196,6 @@ def _teachers(knowledge: Arrays) -> list[Arrays]:
         if slash and head.startswith("teacher."):
             found.setdefault(int(head.removeprefix("teacher.")), {})[name] = value
     return [found[index] for index in sorted(found)]
-
-
-def _received_prototypes(knowledge: Arrays) -> Prototypes | None:
-    if "prototype_object" not in knowledge:
-        return None
-    return Prototypes(
-        knowledge["prototype_object"],
-        knowledge["prototype_background"],
-        knowledge["prototype_valid"],
-    )
 
 
 class DenoiseRule(ServerRule):
@@ -247,7 +210,7 @@ class DenoiseRule(ServerRule):
         self._labeled = [s for s, info in setup.roster.items() if counts_as_labeled(info)]
         self._pseudo = [s for s, i in setup.roster.items() if i.role != Role.LABELED]
         self._teachers: list[Arrays] = []
-        self._prototypes: Prototypes | None = None
+        self._prototypes: Arrays = {}
         self._metrics: dict[str, float] = {}
 
     def _refreshes(self, round_: int) -> bool:
@@ -276,23 +239,15 @@ class DenoiseRule(ServerRule):
             return {}
         if stage.name == "train" and site not in self._pseudo:
             return {}
-        extras = {
-            f"teacher.{index}/{name}": value
-            for index, teacher in enumerate(self._teachers)
-            for name, value in teacher.items()
-        }
-        if stage.name == "train" and self._prototypes is not None:
-            extras["prototype_object"] = self._prototypes.object
-            extras["prototype_background"] = self._prototypes.background
-            extras["prototype_valid"] = self._prototypes.valid
-        return extras
+        prototypes = self._prototypes if stage.name == "train" else {}
+        return {**self.state(), **prototypes}
 
     @override
     def merge(
         self, round_: int, stage: Stage, weights: Arrays, uploads: Sequence[Upload]
     ) -> Arrays:
         if stage.name == "prototypes":
-            self._prototypes = _pooled(uploads)
+            self._prototypes = pooled_prototypes([u.knowledge for u in uploads])
             return {}
         labeled = [u for u in uploads if u.role != Role.UNLABELED]
         unlabeled = [u for u in uploads if u.role == Role.UNLABELED]
@@ -346,52 +301,28 @@ class DenoiseRule(ServerRule):
         return self._metrics
 
 
-def _pooled(uploads: Sequence[Upload]) -> Prototypes:
-    """Return prototypes over all labeled sites: sums add up, in site order."""
-    total: PrototypeSums | None = None
-    for upload in uploads:
-        k = upload.knowledge
-        sums = PrototypeSums(
-            k["object_sum"], k["object_weight"], k["background_sum"], k["background_weight"]
-        )
-        total = sums if total is None else total + sums
-    assert total is not None, "the coordinator refuses a stage without labeled replies"
-    return prototypes(total)
-
-
 def payload(run: RunConfig, task: Task, weights: Arrays) -> Payload:
     """Return the extras that travel: teachers and prototypes down, feature sums up."""
-    classes = task.num_classes - 1
     teachers = {
         f"teacher.*/{name}": ArraySpec(tuple(value.shape), value.dtype)
         for name, value in weights.items()
     }
-    vectors, scalars = (classes, None), (classes,)
-    down = {
-        "prototype_object": ArraySpec(vectors, torch.float64),
-        "prototype_background": ArraySpec(vectors, torch.float64),
-        "prototype_valid": ArraySpec(scalars, torch.bool),
-    }
-    up = {
-        "object_sum": ArraySpec(vectors, torch.float64),
-        "object_weight": ArraySpec(scalars, torch.float64),
-        "background_sum": ArraySpec(vectors, torch.float64),
-        "background_weight": ArraySpec(scalars, torch.float64),
-    }
+    sums, prototypes = prototype_specs(task.num_classes - 1)
     return Payload(
-        down={"train": {**teachers, **down}, "prototypes": teachers}, up={"prototypes": up}
+        down={"train": {**teachers, **prototypes}, "prototypes": teachers},
+        up={"prototypes": sums},
     )
 
 
 METHOD = Method(
     name="denoise",
-    summary="Pseudo-labels from labeled sites' knowledge, denoised (Qiu et al. 2023, DPL denoiser).",
+    summary="Pseudo-labels from labeled sites' knowledge, denoised (Qiu et al. 2023).",
     config=DenoiseConfig,
     server=DenoiseRule,
     labeled=PseudoLabels,
     unlabeled=PseudoLabels,
     mixed=PseudoLabels,
-    build_model=build_model,
+    build_model=lambda run, task: build_unet(run.model, task),
     parts=shared_parts,
     payload=payload,
     check=check,

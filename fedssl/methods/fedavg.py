@@ -18,7 +18,7 @@ from fedssl.config import MethodConfig, RunConfig
 from fedssl.functional.averaging import weighted_average
 from fedssl.functional.losses import supervised_loss
 from fedssl.methods.base import LocalObjective, Method, Payload, ServerRule
-from fedssl.models import build_model
+from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts
 from fedssl.roster import counts_as_labeled
 from fedssl.types import Arrays, LabeledBatch, Losses, Stage, Task, UnlabeledBatch, Upload
@@ -76,7 +76,7 @@ METHOD = Method(
     labeled=Supervised,
     unlabeled=None,
     mixed=None,
-    build_model=build_model,
+    build_model=lambda run, task: build_unet(run.model, task),
     parts=shared_parts,
     payload=no_payload,
     check=accept,

@@ -2,7 +2,7 @@
 
 Differences from DPL: prototypes are taken over all of a site's images, in sorted order, instead of
 over batches of 8; features are reduced by average pooling; normalisation layers stay in eval mode
-unless `bn_batch` is set, so that a pseudo-label does not depend on its neighbours in a batch.
+unless `mc-bn-mode = "batch"`, so that a pseudo-label does not depend on its neighbours in a batch.
 """
 
 from __future__ import annotations
@@ -10,39 +10,51 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from fedssl.config import MethodConfig
+from fedssl.data.sizes import parse_size
 from fedssl.functional import denoising as dn
 from fedssl.functional.labels import foreground_targets
 from fedssl.inference import predict_case
-from fedssl.methods.base import LocalSetup, TrainingData
+from fedssl.methods.base import ArraySpec, LocalSetup, TrainingData
 from fedssl.models import SegmentationModel
-from fedssl.models.parts import set_stochastic
-from fedssl.patches import patch_of
+from fedssl.models.parts import stochastic
 from fedssl.types import Arrays, Output
 
-__all__ = ["RelabelSettings", "Relabeler"]
+__all__ = [
+    "DenoiserConfig",
+    "Relabeler",
+    "pooled_prototypes",
+    "prototype_specs",
+    "received_prototypes",
+    "sums_to_arrays",
+]
 
 FEATURE_FACTOR = 4
 """DPL compares features at a quarter of the resolution."""
 
 
-@dataclass(frozen=True, slots=True)
-class RelabelSettings:
-    """What decides a pseudo-label; the meaning is that of the keys of `denoise`."""
+class DenoiserConfig(MethodConfig):
+    """Keys of the denoiser; thresholds and passes are those of DPL's code."""
 
-    passes: int
-    gamma: float
-    eta: float
-    temperature: float
-    denoising: str
-    prototype_source: str
-    bn_batch: bool = False
+    denoising: Literal["none", "uncertainty", "prototype", "both"] = "both"
+    prototypes: Literal["local", "labeled", "mix"] = Field(
+        "local", description="where the class prototypes come from"
+    )
+    passes: int = Field(10, ge=1, description="stochastic forward passes per image")
+    gamma: float = Field(0.75, ge=0.5, lt=1, description="probability of a foreground pixel")
+    eta: float = Field(0.05, gt=0, description="largest trusted standard deviation")
+    temperature: float = Field(2.0, gt=0, description="of the logits, for the uncertainty only")
+    mc_bn_mode: Literal["eval", "batch"] = "eval"
     largest_component: bool = False
 
     @property
@@ -62,15 +74,15 @@ class Relabeler:
     """Labels a site's images with one network, or with the mean of several.
 
     Args:
-        settings: thresholds and switches.
+        config: thresholds and switches.
         setup: the objective's surroundings; its model holds the received weights.
         teachers: other weights to label with instead; empty: the received ones.
     """
 
     def __init__(
-        self, settings: RelabelSettings, setup: LocalSetup, teachers: Sequence[Arrays]
+        self, config: DenoiserConfig, setup: LocalSetup, teachers: Sequence[Arrays]
     ) -> None:
-        self._settings = settings
+        self._config = config
         self._setup = setup
         self._networks = [self._with_weights(weights) for weights in teachers] or [setup.model]
 
@@ -85,9 +97,9 @@ class Relabeler:
         task = self._setup.task
         for case in data.labeled:
             stats = self._statistics(data.image(case))
-            target = foreground_targets(
-                data.label(case)[None], task.num_classes - 1, task.output
-            )[0]
+            target = foreground_targets(data.label(case)[None], task.num_classes - 1, task.output)[
+                0
+            ]
             sums = self._sums(stats, target)
             total = sums if total is None else total + sums
         if total is None:
@@ -102,7 +114,7 @@ class Relabeler:
         """
         with tempfile.TemporaryDirectory() as folder:
             local = self._first_pass(data, Path(folder))
-            if not self._settings.uses_prototypes or local is None:
+            if not self._config.uses_prototypes or local is None:
                 return self._retained(data)
             prototypes = self._choose(dn.prototypes(local), received)
             self._second_pass(data, Path(folder), prototypes)
@@ -110,38 +122,36 @@ class Relabeler:
 
     def _first_pass(self, data: TrainingData, folder: Path) -> dn.PrototypeSums | None:
         """Store labels with the uncertainty test, and keep features for the prototype test."""
-        settings, total = self._settings, None
-        mode = "uncertainty" if settings.denoising in ("uncertainty", "both") else "none"
+        config, total = self._config, None
+        mode: dn.TrustMode = (
+            "uncertainty" if config.denoising in ("uncertainty", "both") else "none"
+        )
         for case in data.unlabeled:
             stats = self._statistics(data.image(case))
-            raw = dn.pseudo_label(stats.prob[None], settings.gamma)
+            raw = dn.pseudo_label(stats.prob[None], config.gamma)
             trust = dn.trust_mask(
-                raw, stats.uncertainty[None], None, None, eta=settings.eta, mode=mode
+                raw, stats.uncertainty[None], None, None, eta=config.eta, mode=mode
             )
             label, trust = self._repaired(raw, trust)
             data.store(case, pseudo=label[0], trust=trust[0])
-            if settings.uses_prototypes:
+            if config.uses_prototypes:
                 np.save(folder / f"{case}.npy", stats.features.cpu().numpy())
                 sums = self._sums(stats, raw[0])
                 total = sums if total is None else total + sums
         return total
 
-    def _second_pass(
-        self, data: TrainingData, folder: Path, prototypes: dn.Prototypes
-    ) -> None:
+    def _second_pass(self, data: TrainingData, folder: Path, prototypes: dn.Prototypes) -> None:
         for case in data.unlabeled:
             stored = data.stored_maps(case)
             label = torch.from_numpy(np.array(stored["pseudo"]))[None]
             features = torch.from_numpy(np.load(folder / f"{case}.npy"))[None]
-            proto = dn.upsample_nearest(
-                dn.prototype_label(features, prototypes), label.shape[2:]
-            )
+            proto = dn.upsample_nearest(dn.prototype_label(features, prototypes), label.shape[2:])
             agrees = dn.trust_mask(
                 label,
                 torch.zeros(label.shape),
                 proto,
                 prototypes.valid,
-                eta=self._settings.eta,
+                eta=self._config.eta,
                 mode="prototype",
             )
             trust = agrees * torch.from_numpy(np.array(stored["trust"]))[None]
@@ -150,7 +160,7 @@ class Relabeler:
     def _repaired(self, label: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
         if self._setup.task.output == Output.NESTED:
             label, trust = dn.denoise_nested(label, trust)
-        if self._settings.largest_component:
+        if self._config.largest_component:
             flat = label[0].cpu().numpy()
             kept = np.stack([dn.largest_component(mask) for mask in flat])
             largest = torch.from_numpy(kept).to(label)[None]
@@ -160,9 +170,9 @@ class Relabeler:
 
     def _choose(self, local: dn.Prototypes, received: dn.Prototypes | None) -> dn.Prototypes:
         """Return the prototypes to test against; `mix` is the mean where both exist."""
-        if received is None or self._settings.prototype_source == "local":
+        if received is None or self._config.prototypes == "local":
             return local
-        if self._settings.prototype_source == "labeled":
+        if self._config.prototypes == "labeled":
             return received
         both = (local.valid & received.valid)[:, None]
         only_local = (local.valid & ~received.valid)[:, None]
@@ -180,43 +190,44 @@ class Relabeler:
 
     def _sums(self, stats: _Statistics, label: Tensor) -> dn.PrototypeSums:
         grid = dn.to_feature_grid(
-            label[None], stats.prob[None], stats.uncertainty[None], stats.features.shape[1:]
+            label[None], stats.prob[None], stats.uncertainty[None], tuple(stats.features.shape[1:])
         )
         return dn.prototype_sums(
-            stats.features[None], grid.label, grid.prob, grid.uncertainty, self._settings.eta
+            stats.features[None], grid.label, grid.prob, grid.uncertainty, self._config.eta
         )
 
     def _statistics(self, image: Tensor) -> _Statistics:
-        setup, settings = self._setup, self._settings
-        for network in self._networks:
-            set_stochastic(network, bn_batch=settings.bn_batch)
+        setup, config = self._setup, self._config
 
         def predictor(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             total: list[Tensor] = []
 
             def passes() -> Iterator[Tensor]:
                 for network in self._networks:
-                    for _ in range(settings.passes):
+                    for _ in range(config.passes):
                         out = network(x)
                         reduced = dn.downsample_features(out.features, FEATURE_FACTOR)
                         total[:] = [total[0] + reduced] if total else [reduced]
                         yield out.logits
 
             stats = dn.stochastic_statistics(
-                passes(), setup.task.output, temperature=settings.temperature
+                passes(), setup.task.output, temperature=config.temperature
             )
-            count = settings.passes * len(self._networks)
+            count = config.passes * len(self._networks)
             return stats.mean_prob, stats.uncertainty, total[0] / count
 
-        prob, uncertainty, features = predict_case(
-            predictor,
-            image,
-            setup.task,
-            patch=patch_of(setup.run, setup.task),
-            stride=setup.model.stride,
-            overlap=setup.run.evaluate.overlap,
-            batch_size=setup.run.batch_size,
-        )
+        with ExitStack() as modes:
+            for network in self._networks:
+                modes.enter_context(stochastic(network, bn_batch=config.mc_bn_mode == "batch"))
+            prob, uncertainty, features = predict_case(
+                predictor,
+                image,
+                setup.task,
+                patch=parse_size(setup.run.patch_size, setup.task, "patch-size"),
+                stride=setup.model.stride,
+                overlap=setup.run.evaluate.overlap,
+                batch_size=setup.run.batch_size,
+            )
         return _Statistics(prob, uncertainty, features)
 
     def _retained(self, data: TrainingData) -> Tensor:
@@ -227,3 +238,56 @@ class Relabeler:
             for c in data.unlabeled
         ]
         return torch.stack(fractions)
+
+
+def sums_to_arrays(sums: dn.PrototypeSums) -> Arrays:
+    """Return a labeled site's feature sums as the extras that it uploads."""
+    return {
+        "object_sum": sums.object_sum,
+        "object_weight": sums.object_weight,
+        "background_sum": sums.background_sum,
+        "background_weight": sums.background_weight,
+    }
+
+
+def pooled_prototypes(uploads: Sequence[Arrays]) -> Arrays:
+    """Return the prototypes over all labeled sites, as extras to download.
+
+    Sums and weights add up in the order given; one vector per class and side travels on.
+    """
+    sums = [
+        dn.PrototypeSums(
+            k["object_sum"], k["object_weight"], k["background_sum"], k["background_weight"]
+        )
+        for k in uploads
+    ]
+    total = sums[0]
+    for other in sums[1:]:
+        total = total + other
+    pooled = dn.prototypes(total)
+    return {
+        "prototype_object": pooled.object,
+        "prototype_background": pooled.background,
+        "prototype_valid": pooled.valid,
+    }
+
+
+def received_prototypes(knowledge: Arrays) -> dn.Prototypes | None:
+    """Return the prototypes in a download, or None if it carries none."""
+    if "prototype_object" not in knowledge:
+        return None
+    return dn.Prototypes(
+        knowledge["prototype_object"],
+        knowledge["prototype_background"],
+        knowledge["prototype_valid"],
+    )
+
+
+def prototype_specs(classes: int) -> tuple[dict[str, ArraySpec], dict[str, ArraySpec]]:
+    """Return the declarations of feature sums (up) and prototypes (down)."""
+    vectors = ArraySpec((classes, None), torch.float64)
+    weights = ArraySpec((classes,), torch.float64)
+    up = {f"{side}_sum": vectors for side in ("object", "background")}
+    up |= {f"{side}_weight": weights for side in ("object", "background")}
+    down = {f"prototype_{side}": vectors for side in ("object", "background")}
+    return up, {**down, "prototype_valid": ArraySpec((classes,), torch.bool)}

@@ -1,0 +1,22 @@
+"""The `fedssl` command: one small file per subcommand. Heavy imports wait for the command."""
+
+from __future__ import annotations
+
+import typer
+
+from fedssl.cli.methods import methods_command
+from fedssl.cli.run import run_command
+from fedssl.cli.simulate import simulate_command
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="fedssl",
+    help="Federated semi-supervised segmentation of medical images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("simulate")(simulate_command)
+app.command("run")(run_command)
+app.command("methods")(methods_command)

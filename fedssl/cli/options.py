@@ -1,0 +1,113 @@
+"""Options that several subcommands share, and how an error reaches the terminal."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedssl.config import Scalar, parse_assignments
+from fedssl.errors import ConfigError, FedsslError
+
+if TYPE_CHECKING:
+    from fedssl.config import RunConfig
+
+__all__ = [
+    "ConfigOption",
+    "FederationOption",
+    "MethodOption",
+    "OutOption",
+    "ResumeOption",
+    "RoundsOption",
+    "SeedOption",
+    "SetOption",
+    "absolute",
+    "collect",
+    "friendly_errors",
+    "read_experiment",
+]
+
+FederationOption = Annotated[
+    str | None,
+    typer.Option("--federation", "-f", help="federation.toml, or a synthetic federation's name."),
+]
+MethodOption = Annotated[str | None, typer.Option("--method", "-m", help="See `fedssl methods`.")]
+RoundsOption = Annotated[int | None, typer.Option("--rounds", "-n", help="Training rounds.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", "-s", help="Run seed.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Run folder; default runs/<time>-<method>.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any key of the run config, e.g. denoise.warmup-rounds=5."),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="TOML file with keys of the run config.")
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+
+
+@contextmanager
+def friendly_errors() -> Iterator[None]:
+    """Print a deliberate error as one message and exit with status 1."""
+    try:
+        yield
+    except FedsslError as error:
+        typer.secho(f"Error: {error}", err=True, fg="red")
+        raise typer.Exit(1) from None
+
+
+def read_experiment(path: Path) -> dict[str, Scalar]:
+    """Read a TOML file of run config keys, nested or dotted, into flat keys."""
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+    flat: dict[str, Scalar] = {}
+    for key, value in tree.items():
+        entries: dict[str, Any] = (
+            {f"{key}.{name}": v for name, v in value.items()}
+            if isinstance(value, dict)
+            else {key: value}
+        )
+        flat |= entries
+    return flat
+
+
+def collect(
+    federation: str | None,
+    method: str | None,
+    rounds: int | None,
+    seed: int | None,
+    config: Path | None,
+    assignments: list[str] | None,
+) -> dict[str, Scalar]:
+    """Return flat keys: the file's, then the options', then --set; later ones win."""
+    flat = read_experiment(config) if config else {}
+    options = {"federation": federation, "method": method, "rounds": rounds, "seed": seed}
+    flat |= {key: value for key, value in options.items() if value is not None}
+    flat |= parse_assignments(assignments or [])
+    return flat
+
+
+def absolute(run: RunConfig, out: Path | None) -> tuple[RunConfig, Path]:
+    """Return the configuration with absolute paths, and the run folder."""
+    import time
+
+    from fedssl.data.synthetic import SYNTHETIC
+
+    chosen = str(out or "") or run.out
+    folder = Path(chosen or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{run.method}").resolve()
+    update: dict[str, str] = {"out": str(folder)}
+    if run.federation not in SYNTHETIC:
+        update["federation"] = str(Path(run.federation).resolve())
+    for key in ("data_root", "cache_dir"):
+        if getattr(run, key):
+            update[key] = str(Path(getattr(run, key)).resolve())
+    return run.model_copy(update=update), folder

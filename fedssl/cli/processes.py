@@ -1,0 +1,84 @@
+"""Child processes that must not outlive their run, wherever they move to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from fedssl.errors import FederationError
+
+__all__ = ["MARK", "free_port", "marked", "stop", "tool", "undisturbed"]
+
+MARK: Final = "FEDSSL_PROCESS_MARK"
+"""Environment variable by which every descendant is found, in whatever session or group it is."""
+
+
+def tool(name: str) -> str:
+    """Return a console script of this very environment; others may be earlier in PATH."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if not found:
+        raise FederationError(f"The command {name!r} is not installed; run: pip install fedssl")
+    return found
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ignore a second Ctrl-C, which would leave processes behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def stop(process: subprocess.Popen[bytes], mark: str) -> None:
+    """End the daemon, then whatever still carries its mark: Ray's processes leave its group."""
+    _signal([process.pid], signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(5)
+    for number, patience in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
+        _signal(marked(mark), number)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        deadline = time.monotonic() + patience
+        while marked(mark) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    process.wait()
+
+
+def _signal(processes: Sequence[int], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
+
+
+def marked(mark: str) -> list[int]:
+    """Return the living processes that inherited our mark (none where there is no /proc)."""
+    needle = f"{MARK}={mark}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if needle in entry.read_bytes():
+                found.append(int(entry.parent.name))
+    return found

@@ -1,0 +1,38 @@
+"""Masks of varying quality: operations, their registry, and the generator that draws them."""
+
+from __future__ import annotations
+
+from fedssl.functional.corruption.generator import (
+    CLASS_PROBABILITIES,
+    SCRIPT_PROBABILITIES,
+    WEAK_PROBABILITY,
+    Corrupted,
+    corrupt,
+)
+from fedssl.functional.corruption.masks import Mask, dice
+from fedssl.functional.corruption.registry import (
+    BLOBS,
+    CATASTROPHIC,
+    CHAINED,
+    HEAVY,
+    OPERATIONS,
+    SINGLE,
+    Operation,
+)
+
+__all__ = [
+    "BLOBS",
+    "CATASTROPHIC",
+    "CHAINED",
+    "CLASS_PROBABILITIES",
+    "HEAVY",
+    "OPERATIONS",
+    "SCRIPT_PROBABILITIES",
+    "SINGLE",
+    "WEAK_PROBABILITY",
+    "Corrupted",
+    "Mask",
+    "Operation",
+    "corrupt",
+    "dice",
+]

@@ -1,0 +1,1 @@
+"""Tables, curves, overlays and the HTML report; never imported by training."""
