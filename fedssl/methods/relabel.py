@@ -204,8 +204,7 @@ class Relabeler:
 
             def passes() -> Iterator[Tensor]:
                 for network in self._networks:
-                    for _ in range(config.passes):
-                        out = network(x)
+                    for out in network.passes(x, config.passes):
                         reduced = dn.downsample_features(out.features, FEATURE_FACTOR)
                         total[:] = [total[0] + reduced] if total else [reduced]
                         yield out.logits

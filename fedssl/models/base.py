@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -25,12 +26,28 @@ class SegmentationModel(nn.Module, ABC):
     stride: int
 
     @abstractmethod
+    def encode(self, x: Tensor) -> Sequence[Tensor]:
+        """Return everything that comes before the first dropout, for x [B, C, *S]."""
+
+    @abstractmethod
+    def decode(self, encoded: Sequence[Tensor]) -> SegOutput:
+        """Return logits [B, out_channels, *S] and features [B, D, *S]; keeps `encoded` as is."""
+
     def forward(self, x: Tensor) -> SegOutput:
-        """Return logits [B, out_channels, *S] and features [B, D, *S] of x [B, C, *S].
+        """Return logits and features of x [B, C, *S].
 
         Raises:
             ValueError: a side of `x` is not a multiple of `stride`.
         """
+        self.check_size(x)
+        return self.decode(self.encode(x))
+
+    def passes(self, x: Tensor, count: int) -> Iterator[SegOutput]:
+        """Yield `count` stochastic passes over x; what no dropout touches runs once."""
+        self.check_size(x)
+        encoded = self.encode(x)
+        for _ in range(count):
+            yield self.decode(encoded)
 
     def check_size(self, x: Tensor) -> None:
         """Raise ValueError unless every side of x [B, C, *S] is a multiple of `stride`."""

@@ -6,7 +6,6 @@ mutual learning and cross supervision live on that disagreement.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +15,7 @@ from typing import Any, cast
 from monai.networks.layers.factories import Conv, Dropout
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
 from torch import Tensor, nn
+from typing_extensions import override
 
 from fedssl.models.base import SegmentationModel
 from fedssl.models.unet import channel_plan
@@ -55,26 +55,30 @@ class MultiDecoderModel(SegmentationModel):
 
     Attributes:
         encoder: returns what every decoder reads.
+        dropout: of the deepest level, shared by the decoders.
         decoders: each maps the encoder's output to (logits, features).
     """
 
     encoder: nn.Module
     decoders: nn.ModuleList
 
-    @abstractmethod
-    def encode(self, x: Tensor) -> Sequence[Tensor]:
-        """Return the encoder's feature maps of x [B, C, *S], finest first."""
+    dropout: nn.Module
 
-    def forward(self, x: Tensor) -> SegOutput:
-        """Return logits and features of the first decoder; the others are not computed."""
-        logits, features = self.decoders[0](self.encode(x))
+    @override
+    def decode(self, encoded: Sequence[Tensor]) -> SegOutput:
+        logits, features = self.decoders[0](self._dropped(encoded))
         return SegOutput(logits, features)
 
     def forward_all(self, x: Tensor) -> MultiOutput:
-        """Return logits and features of every decoder; the encoder runs once."""
-        levels = self.encode(x)
+        """Return logits and features of every decoder; encoder and bottleneck dropout run once."""
+        self.check_size(x)
+        levels = self._dropped(self.encode(x))
         outputs = [decoder(levels) for decoder in self.decoders]
         return MultiOutput([z for z, _ in outputs], [f for _, f in outputs])
+
+    def _dropped(self, encoded: Sequence[Tensor]) -> list[Tensor]:
+        *skips, deepest = encoded
+        return [*skips, self.dropout(deepest)]
 
 
 class _UNetDecoder(nn.Module):
@@ -162,14 +166,12 @@ class MultiDecoderUNet(MultiDecoderModel):
             for kind in check_upsampling(upsampling)
         )
 
+    @override
     def encode(self, x: Tensor) -> list[Tensor]:
-        """Return the feature maps of all levels, finest first, the deepest after its dropout."""
-        self.check_size(x)
         levels: list[Tensor] = []
         for block in cast("nn.ModuleList", self.encoder):
             x = block(x)
             levels.append(x)
-        levels[-1] = self.dropout(levels[-1])
         return levels
 
 

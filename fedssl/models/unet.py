@@ -7,6 +7,7 @@ MICCAI 2021): at the bottleneck and before the last 1x1 convolution.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import gcd
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ import torch
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.layers.factories import Conv, Dropout, Pool
 from torch import Tensor, nn
+from typing_extensions import override
 
 from fedssl.config import ModelConfig
 from fedssl.errors import ConfigError
@@ -83,18 +85,22 @@ class UNet(SegmentationModel):
         self.head_dropout = nn.Dropout(dropout_head)
         self.head = Conv[Conv.CONV, spatial_dims](width, out_channels, kernel_size=1)
 
-    def forward(self, x: Tensor) -> SegOutput:
-        """Return logits and the features that enter the last convolution (after its dropout)."""
-        self.check_size(x)
+    @override
+    def encode(self, x: Tensor) -> list[Tensor]:
         if max(x.shape[2:]) < self._smallest:
             raise ValueError(
                 f"The input is {tuple(x.shape[2:])} pixels, but instance norm at stride "
                 f"{self.stride} needs one side of at least {self._smallest}."
             )
-        skips: list[Tensor] = []
+        levels: list[Tensor] = []
         for level, block in enumerate(self.encoder):
             x = block(self.pool(x) if level else x)
-            skips.append(x)
+            levels.append(x)
+        return levels
+
+    @override
+    def decode(self, encoded: Sequence[Tensor]) -> SegOutput:
+        skips = list(encoded)
         x = self.dropout(skips.pop())
         for up, block in zip(self.up, self.decoder, strict=True):
             x = block(torch.cat((skips.pop(), up(x)), dim=1))

@@ -18,6 +18,7 @@ from monai.networks.layers.factories import Conv, Dropout
 from monai.networks.layers.utils import get_norm_layer
 from torch import Tensor, nn
 from torch.nn import functional as nnf
+from typing_extensions import override
 
 from fedssl.models.multi_decoder import UPSAMPLING, MultiDecoderModel, check_upsampling
 
@@ -76,7 +77,7 @@ class NearestUpConv(nn.Module):
 
 
 class _Encoder(nn.Module):
-    def __init__(self, dims: int, in_channels: int, width: int, norm: str, dropout: float) -> None:
+    def __init__(self, dims: int, in_channels: int, width: int, norm: str) -> None:
         super().__init__()
         plan = [width * 2**level for level in range(len(_ENCODER_CONVS))]
         inputs = [in_channels, *plan[1:]]
@@ -88,14 +89,12 @@ class _Encoder(nn.Module):
             _block(Conv[Conv.CONV, dims](i, o, 2, stride=2), dims, o, norm)
             for i, o in pairwise(plan)
         )
-        self.dropout = Dropout[Dropout.DROPOUT, dims](dropout)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         features: list[Tensor] = []
         for level, block in enumerate(self.levels):
             x = block(self.downs[level - 1](x) if level else x)
             features.append(x)
-        features[-1] = self.dropout(features[-1])
         return features
 
 
@@ -159,7 +158,8 @@ class VNet(MultiDecoderModel):
             raise ValueError(msg)
         self.feature_channels = width
         self.stride = 2 ** (len(_ENCODER_CONVS) - 1)
-        self.encoder = _Encoder(spatial_dims, in_channels, width, norm, dropout)
+        self.encoder = _Encoder(spatial_dims, in_channels, width, norm)
+        self.dropout = Dropout[Dropout.DROPOUT, spatial_dims](dropout)
         self.decoders = nn.ModuleList(
             _Decoder(spatial_dims, out_channels, width, kind, norm, dropout)
             for kind in check_upsampling(upsampling)
@@ -172,9 +172,8 @@ class VNet(MultiDecoderModel):
             if isinstance(module, NearestUpConv):
                 module.fold = enabled
 
+    @override
     def encode(self, x: Tensor) -> list[Tensor]:
-        """Return the feature maps of the five levels, finest first."""
-        self.check_size(x)
         return cast("list[Tensor]", self.encoder(x))
 
 

@@ -50,9 +50,7 @@ def drop_component(mask: Mask, rng: np.random.Generator) -> Mask:
     return np.where(labels == int(rng.integers(1, count + 1)), 0, mask).astype(np.uint8)
 
 
-def rectangle_dropout(
-    mask: Mask, rng: np.random.Generator, *, side: tuple[float, float]
-) -> Mask:
+def rectangle_dropout(mask: Mask, rng: np.random.Generator, *, side: tuple[float, float]) -> Mask:
     """Clear one rectangle anywhere; `side` is the range of its sides, relative to the image."""
     out = mask.copy()
     window = []

@@ -66,15 +66,18 @@ def elastic(mask: Mask, rng: np.random.Generator, *, alpha: float, sigma: float)
 
 
 def grid_distortion(mask: Mask, rng: np.random.Generator, *, steps: int, limit: float) -> Mask:
-    """Stretch each of `steps` columns and rows by its own factor from 1 - limit to 1 + limit."""
+    """Stretch each of `steps` columns and rows by its own factor from 1 - limit to 1 + limit.
+
+    The factors are scaled together so that the borders of the image stay in place.
+    """
     rows, columns = (_stretched(length, rng, steps, limit) for length in mask.shape)
     return sample(mask, rows[:, None], columns)
 
 
 def _stretched(length: int, rng: np.random.Generator, steps: int, limit: float) -> FloatMap:
     """Source position of every pixel along one axis."""
-    widths = length / steps * (1.0 + rng.uniform(-limit, limit, steps))
-    source = np.concatenate(([0.0], np.cumsum(widths)))
+    widths = 1.0 + rng.uniform(-limit, limit, steps)
+    source = np.concatenate(([0.0], np.cumsum(widths))) * (length / widths.sum())
     return np.interp(np.arange(length), np.linspace(0.0, length, steps + 1), source)
 
 
