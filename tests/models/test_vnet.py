@@ -107,7 +107,7 @@ def test_a_call_runs_the_first_decoder_only():
 def test_dropout_acts_on_the_bottleneck_and_on_each_decoders_features():
     model = VNet(3, width=4)
     names = [n for n, m in model.named_modules() if isinstance(m, nn.Dropout3d)]
-    assert names == ["encoder.dropout", "decoders.0.dropout", "decoders.1.dropout"]
+    assert names == ["dropout", "decoders.0.dropout", "decoders.1.dropout"]
     assert all(m.p == 0.5 for m in model.modules() if isinstance(m, nn.Dropout3d))
 
 
