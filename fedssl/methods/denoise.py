@@ -128,7 +128,9 @@ class PseudoLabels(LocalObjective):
         relabeler = Relabeler(self._config, self.setup, _teachers(download.knowledge))
         if download.stage == "prototypes":
             self._sums = relabeler.labeled_sums(data)
-        elif data.unlabeled and self.setup.role != Role.LABELED and download.clock["phase"] == 2:
+        elif data.unlabeled and download.clock["phase"] == 1:
+            data.keep_only([])  # a mixed site warms up on its masks
+        elif data.unlabeled and self.setup.role != Role.LABELED:
             retained = self._retained(relabeler, download, data)
             kept = retained.mean(1) > self._config.min_retained
             data.keep_only([c for c, keep in zip(data.unlabeled, kept, strict=True) if keep])
