@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,8 +27,10 @@ __all__ = [
     "SetOption",
     "absolute",
     "collect",
+    "flat_keys",
     "friendly_errors",
     "read_experiment",
+    "read_tables",
 ]
 
 FederationOption = Annotated[
@@ -62,21 +64,43 @@ def friendly_errors() -> Iterator[None]:
 
 
 def read_experiment(path: Path) -> dict[str, Scalar]:
-    """Read a TOML file of run config keys, nested or dotted, into flat keys."""
+    """Read a TOML file of run config keys into flat keys; see `flat_keys`."""
+    tables = read_tables(path)
+    if "grid" in tables:
+        raise ConfigError(
+            f"{path} has a [grid], which stands for several runs. Start them with "
+            f"`python -m experiments.run {path}`."
+        )
+    return flat_keys(tables, path.parent)
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """Read a TOML file; raise one `ConfigError` that names it."""
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+
+
+def flat_keys(tables: Mapping[str, Any], folder: Path) -> dict[str, Scalar]:
+    """Return nested or dotted run config keys as flat ones.
+
+    `extends = "common.toml"` takes the keys of another file first. That file, and `federation` if
+    it is a file, are looked up in `folder`.
+    """
     flat: dict[str, Scalar] = {}
-    for key, value in tree.items():
-        entries: dict[str, Any] = (
-            {f"{key}.{name}": v for name, v in value.items()}
-            if isinstance(value, dict)
-            else {key: value}
-        )
-        flat |= entries
+    if "extends" in tables:
+        flat = read_experiment(folder / str(tables["extends"]))
+    for key, value in tables.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{name}": v for name, v in value.items()}
+        elif key != "extends":
+            flat[key] = value
+    beside = folder / str(flat.get("federation", ""))
+    if beside.is_file():
+        flat["federation"] = str(beside.resolve())
     return flat
 
 

@@ -1,0 +1,1 @@
+"""Experiments that anyone can rerun: TOML files, a runner over grids and seeds, and its tables."""

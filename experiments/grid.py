@@ -1,0 +1,55 @@
+"""From experiment files to runs: one per combination of a `[grid]` and per seed."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedssl.cli.options import flat_keys, read_tables
+from fedssl.config import Scalar
+
+__all__ = ["Job", "jobs_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run.
+
+    Args:
+        name: `<set>/<experiment>[/key=value,...]/seed<k>`, also its folder below the results.
+        config: flat keys.
+    """
+
+    name: str
+    config: dict[str, Scalar]
+
+
+def jobs_of(path: Path, seeds: Sequence[int]) -> list[Job]:
+    """Return the runs of one experiment file.
+
+    Args:
+        path: TOML with keys of the run config; `[grid]` maps keys to lists of values.
+        seeds: run seeds; the split is the same for all of them.
+    """
+    tables = read_tables(path)
+    grid: dict[str, list[Scalar]] = tables.pop("grid", {})
+    base = flat_keys(tables, path.parent)
+    stem = [path.resolve().parent.name, path.stem]
+    return [
+        Job("/".join([*stem, *point, f"seed{seed}"]), {**base, **values, "seed": seed})
+        for point, values in _points(grid)
+        for seed in seeds
+    ]
+
+
+def _points(
+    grid: Mapping[str, Sequence[Scalar]],
+) -> Iterator[tuple[list[str], dict[str, Scalar]]]:
+    """Yield a folder name (or none, without a grid) and the values of each combination."""
+    for combination in itertools.product(*grid.values()):
+        values = dict(zip(grid, combination, strict=True))
+        slugs = [f"{k}={re.sub(r'[^A-Za-z0-9_.+-]', '+', str(v))}" for k, v in values.items()]
+        yield ([",".join(slugs)] if slugs else []), values
