@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fedssl.config import RunConfig
 from fedssl.errors import FederationError, TrainingError
-from fedssl.functional.averaging import cpu_copy
+from fedssl.functional.averaging import all_finite, cpu_copy
 from fedssl.functional.losses import reduce_term
 from fedssl.functional.schedules import poly
 from fedssl.methods.base import (
@@ -103,6 +103,7 @@ def run_stage(site: SiteRuntime, download: Download) -> StageResult:
     purpose = (download.round, download.stage, site.name)
     load_weights(site.model, download.weights)
     load_weights(site.model, site.memory.load("private") or {})
+    site.model.eval()  # `begin` finds the same mode whatever the process did before
     with seeded(derive_seed(site.run.seed, *purpose, "global"), site.device):
         objective = _objective(site, purpose)
         objective.begin(download, site.data)
@@ -138,15 +139,15 @@ def _objective(site: SiteRuntime, purpose: tuple[int | str, ...]) -> LocalObject
     )
 
 
-def _trainable(site: SiteRuntime, download: Download) -> list[nn.Parameter]:
+def _trainable(site: SiteRuntime, download: Download) -> dict[str, nn.Parameter]:
     parts = site.method.parts(site.model)
     names = {name for part in (*download.trains, "private") for name in parts.get(part, ())}
-    chosen = []
+    chosen = {}
     for name, parameter in site.model.named_parameters():
         parameter.requires_grad_(name in names)
         parameter.grad = None
         if name in names:
-            chosen.append(parameter)
+            chosen[name] = parameter
     return chosen
 
 
@@ -162,10 +163,10 @@ def _optimizer(run: RunConfig, parameters: list[nn.Parameter]) -> torch.optim.Op
 def _train(site: SiteRuntime, objective: LocalObjective, download: Download) -> dict[str, float]:
     run = site.run
     parameters = _trainable(site, download)
-    optimizer = _optimizer(run, parameters)
+    optimizer = _optimizer(run, list(parameters.values()))
     key = f"optimizer-{download.stage}"
     if not run.reset_optimizer:
-        _restore(optimizer, site.memory.load(key))
+        _restore(optimizer, list(parameters), site.memory.load(key) or {})
     site.model.train()
     log = _LossLog()
     for step in range(run.local_steps):
@@ -180,12 +181,15 @@ def _train(site: SiteRuntime, objective: LocalObjective, download: Download) -> 
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         if run.clip_norm > 0:
-            nn.utils.clip_grad_norm_(parameters, run.clip_norm)
+            nn.utils.clip_grad_norm_(parameters.values(), run.clip_norm)
         optimizer.step()
         objective.after_step()
-    if not run.reset_optimizer and optimizer.state:
-        site.memory.save(key, _optimizer_state(optimizer))
-    return log.means(site.name, download)
+    means = log.means(site.name, download)
+    state = _optimizer_state(optimizer, list(parameters))
+    # A state that overflowed in the last step would spoil every later round of this site.
+    if state and not run.reset_optimizer and all_finite(state):
+        site.memory.save(key, state)
+    return means
 
 
 def _losses(site: SiteRuntime, objective: LocalObjective) -> Losses:
@@ -235,27 +239,30 @@ class _LossLog:
         return {**means, "steps_skipped": float(self._counts.get("skipped", 0))}
 
 
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> Arrays:
+def _optimizer_state(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> Arrays:
+    """Return the optimizer's tensors as `<parameter>/<entry>`."""
     state = optimizer.state_dict()["state"]
     return cpu_copy(
         {
-            f"{index}/{name}": torch.as_tensor(value)
+            f"{names[index]}/{entry}": torch.as_tensor(value)
             for index, entries in state.items()
-            for name, value in entries.items()
+            for entry, value in entries.items()
             if value is not None
         }
     )
 
 
-def _restore(optimizer: torch.optim.Optimizer, arrays: Arrays | None) -> None:
-    if not arrays:
-        return
+def _restore(optimizer: torch.optim.Optimizer, names: Sequence[str], arrays: Arrays) -> None:
+    """Hand each parameter its own state back, whichever others are trained in this stage."""
+    position = {name: index for index, name in enumerate(names)}
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in arrays.items():
-        index, _, name = key.partition("/")
-        state.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+        name, _, entry = key.rpartition("/")
+        if name in position:
+            state.setdefault(position[name], {})[entry] = value
+    if state:
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _trained_parts(site: SiteRuntime, download: Download) -> Arrays:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fedssl.data.batches import Batches, SiteTrainingData
+from torch import Tensor
 
 from fedssl.config import RunConfig
+from fedssl.data.batches import Batches, SiteTrainingData
 from fedssl.data.prepare import PreparedSite, PreparePlan, prepare_site
 from fedssl.data.source import open_source
 from fedssl.data.splits import Split, labeled_positions, make_split
@@ -37,7 +38,7 @@ from fedssl.types import Download, Role, Task, Upload
 
 __all__ = ["Site", "versions"]
 
-_MODELS: dict[str, SegmentationModel] = {}
+_MODELS: dict[str, tuple[SegmentationModel, dict[str, Tensor]]] = {}
 
 
 def versions() -> dict[str, str]:
@@ -53,14 +54,19 @@ def versions() -> dict[str, str]:
 
 
 def shared_model(run: RunConfig, task: Task, device: torch.device) -> SegmentationModel:
-    """Return this process's one model for a configuration; sites take turns with it."""
+    """Return this process's one model for a configuration, as it was initialised.
+
+    Sites take turns with it; none finds what another left in parts that do not travel.
+    """
     key = f"{run.model_dump_json()}{run.method_config!r}{task!r}{device}"
     if key not in _MODELS:
         _MODELS.clear()
         with seeded(derive_seed(run.seed, "init"), torch.device("cpu")):
-            model = METHODS[run.method].build_model(run, task)
-        _MODELS[key] = model.to(device)
-    return _MODELS[key]
+            model = METHODS[run.method].build_model(run, task).to(device)
+        _MODELS[key] = model, {k: v.clone() for k, v in model.state_dict().items()}
+    model, initial = _MODELS[key]
+    load_weights(model, initial)
+    return model
 
 
 class Site:
@@ -162,6 +168,7 @@ class Site:
     def _evaluate(self, download: Download) -> dict[str, float]:
         split = download.options.get("split", "val")
         surface = download.options.get("surface") == "true"
+        self._forget_other_runs(download.run)
         model = shared_model(self.run, self.task, self.device)
         load_weights(model, download.weights)
         memory = FileMemory(self.state / "memory", download.round, download.step)
