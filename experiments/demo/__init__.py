@@ -1,0 +1,1 @@
+"""The main job in minutes: do unlabeled sites gain from federated pseudo-labels?"""
