@@ -78,6 +78,11 @@ def load_checkpoint(folder: RunFolder, run: RunConfig) -> Checkpoint:
     except Exception as error:
         raise CheckpointError(f"{path} is damaged and cannot be read: {error}.") from error
     _check_config(json.loads(metadata["config"]), run)
+    if int(metadata["round"]) > run.rounds:
+        raise CheckpointError(
+            f"{path} is from after round {metadata['round']}, but 'rounds' = {run.rounds}. Give at "
+            f"least {metadata['round']}, or another 'out' folder for a new run."
+        )
     return Checkpoint(
         token=metadata["token"],
         round=int(metadata["round"]),

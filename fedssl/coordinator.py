@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,8 +50,9 @@ class Exchange(Protocol):
     def send(
         self, downloads: Sequence[Download], roster: Mapping[str, SiteInfo]
     ) -> Sequence[Upload]:
-        """Deliver downloads; return the replies that came, in any order. A site that failed is
-        missing; the reason is logged where the exchange learned of it.
+        """Deliver downloads; return the replies that came, in any order.
+
+        A site that failed is missing; the reason is logged where the exchange learned of it.
         """
 
 
@@ -74,7 +76,8 @@ def run_federation(
 
     Raises:
         FederationError: too few sites of a role reply, or sites and coordinator do not fit.
-        CheckpointError: `resume` is set and the folder holds no fitting checkpoint.
+        CheckpointError: `resume` is set and the folder holds no fitting checkpoint, or it is not
+            set and the folder holds a run.
     """
     out = RunFolder(folder, run)
     checkpoint = load_checkpoint(out, run) if run.resume else None
@@ -86,8 +89,8 @@ def run_federation(
     progress.start(run, federation.roster, federation.round)
     while federation.round < run.rounds:
         record = federation.advance()
+        out.append(record)  # first: a round without a checkpoint is run and written again
         save_checkpoint(out, federation.checkpoint(), run)
-        out.append(record)
         progress.round_done(record)
     sites = federation.evaluate("test", surface=run.evaluate.surface)
     out.write_results(
@@ -205,6 +208,7 @@ class _Federation:
     def _check(self, stage: Stage, upload: Upload) -> None:
         if upload.site not in stage.sites:
             raise UploadError(f"Site {upload.site!r} was not asked in stage {stage.name!r}.")
+        _check_report(upload, self.roster[upload.site])
         wanted = {name for part in stage.trains for name in self.parts[part]}
         odd = sorted(wanted ^ set(upload.weights))
         if odd:
@@ -240,7 +244,7 @@ class _Federation:
                 missing = sorted(set(asked) - replied)
                 reasons = " ".join(refused.values()) or "The sites' logs hold the reason."
                 raise FederationError(
-                    f"Round {self.round}, stage {stage.name!r}: {len(replied)} of {len(asked)} "
+                    f"Round {self.round + 1}, stage {stage.name!r}: {len(replied)} of {len(asked)} "
                     f"{kind} sites gave a usable reply; min-{kind} = {minimum}. "
                     f"Missing: {', '.join(missing)}. {reasons}"
                 )
@@ -273,6 +277,19 @@ class _Federation:
             )
             for site, info in self.roster.items()
         }
+
+
+def _check_report(upload: Upload, info: SiteInfo) -> None:
+    """Refuse a role, counts or metrics that no rule could weigh by."""
+    if upload.role != info.role:
+        raise UploadError(
+            f"Site {upload.site!r} is {upload.role} now and was {info.role} when the run began."
+        )
+    if (upload.num_labeled if counts_as_labeled(info) else upload.num_examples) <= 0:
+        raise UploadError(f"Site {upload.site!r} counts no samples to be weighed by.")
+    for name, value in upload.metrics.items():
+        if not math.isfinite(value):
+            raise UploadError(f"Site {upload.site!r}: metric {name!r} is {value}.")
 
 
 def _nbytes(arrays: Mapping[str, Tensor]) -> int:

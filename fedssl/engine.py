@@ -233,7 +233,7 @@ class _LossLog:
         total = means.get("loss", 0.0)
         if not math.isfinite(total):
             raise TrainingError(
-                f"The loss at site {site!r} is {total} in round {download.round}, stage "
+                f"The loss at site {site!r} is {total} in round {download.round + 1}, stage "
                 f"{download.stage!r}. Lower 'lr', set 'clip-norm', or check the site's images."
             )
         return {**means, "steps_skipped": float(self._counts.get("skipped", 0))}

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from fedssl.config import RunConfig, Scalar, flatten
-from fedssl.errors import CheckpointError
+from fedssl.errors import CheckpointError, ConfigError
 from fedssl.functional.averaging import weights_sha256
 from fedssl.memory import write_atomically
 from fedssl.types import Arrays, SiteInfo, Task
@@ -74,11 +74,18 @@ class RunFolder:
                 f"The run folder {self.path} holds a run already. Give another 'out', or --resume "
                 "to go on with it."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path / "config.toml", config_toml(flatten(self.run)).encode())
-        lines = self.rounds.read_text(encoding="utf-8").splitlines() if resumed else []
-        kept = [line for line in lines if line and json.loads(line)["round"] < round_]
-        write_atomically(self.rounds, "".join(line + "\n" for line in kept).encode())
+        on_disk = resumed and self.rounds.exists()
+        lines = self.rounds.read_text(encoding="utf-8").splitlines() if on_disk else []
+        # One line per round, in order; what follows was not checkpointed or not written in full.
+        kept = "".join(line + "\n" for line in lines[:round_])
+        try:
+            write_atomically(self.path / "config.toml", config_toml(flatten(self.run)).encode())
+            write_atomically(self.rounds, kept.encode())
+        except OSError as error:
+            raise ConfigError(
+                f"The run folder {self.path} cannot be written: {error.strerror or error}. Give "
+                "another 'out'."
+            ) from None
 
     def append(self, record: RoundRecord) -> None:
         """Add one line to `rounds.jsonl`; it is on disk when this returns."""
