@@ -1,14 +1,17 @@
 """The Flower side of pyproject.toml, made from the typed configuration.
 
-`python -m fedssl.app_config` prints the block; a test asserts that pyproject.toml holds it.
+`python -m fedssl.app_config`, run beside pyproject.toml, prints the tables that have to stand in
+it; a test asserts that they do.
 Flower accepts an override on the command line only for a key that stands there.
 """
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fedssl import __version__
 from fedssl.config import RunConfig, Scalar, flatten
@@ -16,7 +19,7 @@ from fedssl.fingerprint import package_folders
 from fedssl.methods import METHODS
 from fedssl.results import config_toml
 
-__all__ = ["app_block", "default_config", "stage_app", "uv_overrides"]
+__all__ = ["app_block", "declared_requirements", "default_config", "stage_app", "uv_block"]
 
 APP: Final = """\
 [tool.flwr.app]
@@ -73,24 +76,35 @@ def stage_app(folder: Path) -> Path:
     return app
 
 
-def uv_overrides(requirements: Sequence[str]) -> list[str]:
-    """Return overrides that make `uv sync` install nothing.
+def uv_block(requirements: Sequence[str]) -> str:
+    """Return the `[tool.uv]` table that makes `uv sync` install nothing.
 
-    Flower runs `uv sync` on the app before each run. Without these it would fetch everything
-    again, in other builds, next to the environment that the user made (and fail offline).
+    Flower runs `uv sync` on the app before each run. Without this it would fetch everything again,
+    in other builds, next to the environment that the user made; offline it would fail.
 
     Args:
-        requirements: as in `dependencies`, all extras and all dependency groups, and
-            `build-system.requires`.
+        requirements: see `declared_requirements`.
     """
-    names = {_name(requirement) for requirement in requirements}
-    return [f"{name} ; python_version < '0'" for name in sorted(names)]
+    lines = [f"  \"{name} ; python_version < '0'\"," for name in sorted(map(_name, requirements))]
+    unique = dict.fromkeys(lines)
+    return "\n".join(["[tool.uv]", "override-dependencies = [", *unique, "]", ""])
+
+
+def declared_requirements(pyproject: Mapping[str, Any]) -> list[str]:
+    """Return what a parsed pyproject.toml declares: dependencies, all extras, all groups."""
+    project = pyproject.get("project", {})
+    extras = project.get("optional-dependencies", {})
+    groups = pyproject.get("dependency-groups", {})
+    lists = [project.get("dependencies", []), *extras.values(), *groups.values()]
+    return [entry for entries in lists for entry in entries if isinstance(entry, str)]
 
 
 def _name(requirement: str) -> str:
-    end = next((i for i, c in enumerate(requirement) if not (c.isalnum() or c in "-_.")), None)
-    return requirement[:end].lower().replace("_", "-").replace(".", "-")
+    name = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert name is not None
+    return re.sub(r"[._-]+", "-", name.group()).lower()
 
 
 if __name__ == "__main__":
-    print(app_block(), end="")  # noqa: T201
+    parsed = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
+    print(uv_block(declared_requirements(parsed)), app_block(), sep="\n", end="")  # noqa: T201
