@@ -7,7 +7,9 @@ from fedssl.functional.corruption.generator import (
     SCRIPT_PROBABILITIES,
     WEAK_PROBABILITY,
     Corrupted,
+    CorruptedClasses,
     corrupt,
+    corrupt_classes,
 )
 from fedssl.functional.corruption.masks import Mask, dice
 from fedssl.functional.corruption.registry import (
@@ -31,8 +33,10 @@ __all__ = [
     "SINGLE",
     "WEAK_PROBABILITY",
     "Corrupted",
+    "CorruptedClasses",
     "Mask",
     "Operation",
     "corrupt",
+    "corrupt_classes",
     "dice",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 
-from fedssl.functional.corruption.masks import Mask
+from fedssl.functional.corruption.masks import Mask, as_mask
 
 __all__ = ["fill_polygon", "hull_corners", "simplify", "trace"]
 
@@ -135,7 +135,7 @@ def fill_polygon(corners: Points, shape: tuple[int, int]) -> Mask:
     toggles = np.zeros((height, width + 1), dtype=np.int64)
     rows = np.broadcast_to(np.arange(height)[:, None], crosses.shape)
     np.add.at(toggles, (rows[crosses], first[crosses]), 1)
-    return (np.cumsum(toggles, axis=1)[:, :width] % 2).astype(np.uint8)
+    return as_mask(np.cumsum(toggles, axis=1)[:, :width] % 2)
 
 
 def hull_corners(mask: Mask) -> Points:
@@ -146,4 +146,5 @@ def hull_corners(mask: Mask) -> Points:
     points = np.concatenate(
         [np.stack([row, column], axis=1) for row in (rows, rows + 1) for column in (left, right)]
     ).astype(np.float64)
-    return points[ConvexHull(points).vertices]
+    hull: Points = points[ConvexHull(points).vertices]
+    return hull

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedssl.functional.corruption.masks import Mask, dice
+from fedssl.functional.corruption.masks import Mask, as_mask, dice
 from fedssl.functional.corruption.registry import (
     BLOBS,
     CATASTROPHIC,
@@ -22,7 +22,9 @@ __all__ = [
     "SCRIPT_PROBABILITIES",
     "WEAK_PROBABILITY",
     "Corrupted",
+    "CorruptedClasses",
     "corrupt",
+    "corrupt_classes",
 ]
 
 SCRIPT_PROBABILITIES: Mapping[str, float] = {
@@ -67,6 +69,23 @@ class Corrupted:
     operation: str
 
 
+@dataclass(frozen=True, slots=True)
+class CorruptedClasses:
+    """Masks of several classes, of known quality.
+
+    Args:
+        masks: [F, H, W] uint8 in {0, 1}.
+        dice: overlap of each class with its original.
+        categories: category of each class; `kept` where it was left as it was.
+        swapped: the two classes whose masks changed places, before anything else.
+    """
+
+    masks: Mask
+    dice: tuple[float, ...]
+    categories: tuple[str, ...]
+    swapped: tuple[int, int] | None
+
+
 def corrupt(
     mask: Mask,
     rng: np.random.Generator,
@@ -95,9 +114,9 @@ def corrupt(
             different shapes.
     """
     mask = _binary(mask, None)
-    chances = _chances(probabilities, bool(bank))
+    chances = _chances(probabilities, len(bank) > 0)
     weak_chance = (probabilities or {}).get("weak", WEAK_PROBABILITY)
-    if weak and rng.random() < weak_chance:
+    if len(weak) > 0 and rng.random() < weak_chance:
         guess = _binary(weak[int(rng.integers(len(weak)))], mask)
         return Corrupted(guess, dice(guess, mask), "weak", "weak")
     category = _draw(chances, rng)
@@ -109,6 +128,47 @@ def corrupt(
         for name in names:
             other = OPERATIONS[name](other, rng)
     return Corrupted(other, dice(other, mask), category, "+".join(names) or category)
+
+
+def corrupt_classes(
+    masks: Mask,
+    rng: np.random.Generator,
+    *,
+    bank: Sequence[Mask] = (),
+    weak: Sequence[Mask] = (),
+    probabilities: Mapping[str, float] | None = None,
+    class_probability: float = 0.7,
+    swap_probability: float = 0.1,
+) -> CorruptedClasses:
+    """Corrupt the foreground classes of one image independently; our extension to many classes.
+
+    Args:
+        masks: [F, H, W]; nonzero on each class. One class is the same as `corrupt`.
+        rng: the only source of randomness.
+        bank: masks [F, H, W] of other images.
+        weak: predictions [F, H, W] of weak models for this image.
+        probabilities: as for `corrupt`.
+        class_probability: how often a class is corrupted, if there are several.
+        swap_probability: how often two classes change places.
+    """
+    count = len(masks)
+    order, swapped = np.arange(count), None
+    if count > 1 and rng.random() < swap_probability:
+        a, b = (int(i) for i in rng.choice(count, 2, replace=False))
+        order[[a, b]], swapped = order[[b, a]], (a, b)
+    results = []
+    for f in range(count):
+        source = _binary(masks[order[f]], None)
+        if count > 1 and rng.random() >= class_probability:
+            results.append(Corrupted(source, 1.0, "kept", "kept"))
+            continue
+        own_bank, own_weak = [m[f] for m in bank], [m[f] for m in weak]
+        results.append(
+            corrupt(source, rng, bank=own_bank, weak=own_weak, probabilities=probabilities)
+        )
+    out = np.stack([result.mask for result in results])
+    scores = tuple(dice(o, _binary(m, None)) for o, m in zip(out, masks, strict=True))
+    return CorruptedClasses(out, scores, tuple(r.category for r in results), swapped)
 
 
 def _operations(category: str, rng: np.random.Generator) -> list[str]:
@@ -153,4 +213,4 @@ def _binary(mask: Mask, like: Mask | None) -> Mask:
     if mask.ndim != 2 or (like is not None and mask.shape != like.shape):
         expected = "[H, W]" if like is None else str(like.shape)
         raise ValueError(f"mask has shape {mask.shape}, expected {expected}")
-    return (mask != 0).astype(np.uint8)
+    return as_mask(mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from scipy import ndimage
 __all__ = [
     "FloatMap",
     "Mask",
+    "as_mask",
     "centroid",
     "components",
     "dice",
@@ -30,6 +32,12 @@ _REFERENCE_SIZE = 224
 """Side of the square images for which sizes in pixels were chosen."""
 
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=np.uint8)
+
+
+def as_mask(values: NDArray[Any]) -> Mask:
+    """Return 1 where an array is not zero or false, else 0; a copy."""
+    mask: Mask = (values != 0).astype(np.uint8)
+    return mask
 
 
 def dice(a: Mask, b: Mask) -> float:
@@ -72,7 +80,7 @@ def largest_component(mask: Mask) -> Mask:
     if count <= 1:
         return mask.copy()
     sizes = np.bincount(labels.ravel())[1:]
-    return (labels == 1 + int(sizes.argmax())).astype(np.uint8)
+    return as_mask(labels == 1 + int(sizes.argmax()))
 
 
 def sample(mask: Mask, rows: FloatMap, columns: FloatMap) -> Mask:
@@ -89,4 +97,5 @@ def sample(mask: Mask, rows: FloatMap, columns: FloatMap) -> Mask:
     padded = np.pad(mask, 1)
     row = np.clip(np.rint(rows), -1, height).astype(np.intp) + 1
     column = np.clip(np.rint(columns), -1, width).astype(np.intp) + 1
-    return padded[row, column]
+    out: Mask = padded[row, column]
+    return out

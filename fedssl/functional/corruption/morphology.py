@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from fedssl.functional.corruption.masks import Mask, odd
+from fedssl.functional.corruption.masks import Mask, as_mask, odd
 
 __all__ = ["closing", "dilation", "erosion", "jagged_boundary", "opening", "smooth_boundary"]
 
@@ -37,14 +37,14 @@ def jagged_boundary(mask: Mask, rng: np.random.Generator, *, size: int) -> Mask:
     side = odd(mask, size)
     band = _dilate(mask, side) != _erode(mask, side)
     coin = rng.random(mask.shape) < 0.5
-    return np.where(band, coin, mask).astype(np.uint8)
+    return as_mask(np.where(band, coin, mask))
 
 
 def smooth_boundary(mask: Mask, rng: np.random.Generator, *, size: int) -> Mask:
     """Blur with a Gaussian that fits a square kernel of this size, and threshold at one half."""
     sigma = 0.3 * ((odd(mask, size) - 1) * 0.5 - 1) + 0.8
     blurred = ndimage.gaussian_filter(mask.astype(np.float32), sigma, mode="nearest")
-    return (blurred > 0.5).astype(np.uint8)
+    return as_mask(blurred > 0.5)
 
 
 def _erode(mask: Mask, side: int) -> Mask:

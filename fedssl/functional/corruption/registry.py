@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedssl.functional.corruption import morphology, shapes, structure, warps
-from fedssl.functional.corruption.masks import Mask
+from fedssl.functional.corruption.masks import Mask, as_mask
 
 __all__ = [
     "BLOBS",
@@ -29,7 +29,7 @@ Operation = Callable[[Mask, np.random.Generator], Mask]
 
 
 def _invert(mask: Mask, rng: np.random.Generator) -> Mask:
-    return (1 - mask).astype(np.uint8)
+    return as_mask(mask == 0)
 
 
 def _constant(mask: Mask, rng: np.random.Generator, *, value: int) -> Mask:
@@ -37,12 +37,12 @@ def _constant(mask: Mask, rng: np.random.Generator, *, value: int) -> Mask:
 
 
 def _random(mask: Mask, rng: np.random.Generator, *, density: float) -> Mask:
-    return (rng.random(mask.shape) < density).astype(np.uint8)
+    return as_mask(rng.random(mask.shape) < density)
 
 
 def _operation(function: Callable[..., Mask], **options: Any) -> Operation:
     def apply(mask: Mask, rng: np.random.Generator) -> Mask:
-        return function((np.asarray(mask) != 0).astype(np.uint8), rng, **options)
+        return function(as_mask(np.asarray(mask)), rng, **options)
 
     apply.__name__ = function.__name__
     apply.__doc__ = function.__doc__

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fedssl.functional.corruption.contour import fill_polygon, hull_corners, simplify, trace
-from fedssl.functional.corruption.masks import FloatMap, Mask, centroid, largest_component
+from fedssl.functional.corruption.masks import FloatMap, Mask, as_mask, centroid, largest_component
 
 __all__ = [
     "bounding_box",
@@ -33,7 +33,7 @@ def ellipse_fit(mask: Mask, rng: np.random.Generator) -> Mask:
     offset = _offsets(mask, centre[0], centre[1])
     # A uniform ellipse with semi-axis a has variance a^2 / 4 along it.
     distance = np.einsum("ihw,ij,jhw->hw", offset, np.linalg.inv(covariance), offset)
-    return (distance <= 4.0).astype(np.uint8)
+    return as_mask(distance <= 4.0)
 
 
 def polygon(mask: Mask, rng: np.random.Generator, *, sides: int) -> Mask:
@@ -55,12 +55,10 @@ def bounding_box(mask: Mask, rng: np.random.Generator) -> Mask:
     """Replace the object by its upright bounding box over all components."""
     if not mask.any():
         return mask.copy()
-    rows, columns = mask.any(axis=1), mask.any(axis=0)
-    box = np.outer(
-        np.logical_or.accumulate(rows) & np.logical_or.accumulate(rows[::-1])[::-1],
-        np.logical_or.accumulate(columns) & np.logical_or.accumulate(columns[::-1])[::-1],
-    )
-    return box.astype(np.uint8)
+    rows, columns = np.nonzero(mask)
+    box = np.zeros_like(mask)
+    box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = 1
+    return box
 
 
 def gaussian_blob(mask: Mask, rng: np.random.Generator, *, factor: float) -> Mask:
@@ -79,7 +77,7 @@ def gaussian_blob(mask: Mask, rng: np.random.Generator, *, factor: float) -> Mas
     distance = np.square(offset).sum(axis=0)
     area = min(round(len(rows) * factor), mask.size) or 1
     level = np.partition(distance, area - 1, axis=None)[area - 1]
-    return (distance <= level).astype(np.uint8)
+    return as_mask(distance <= level)
 
 
 def circular_blob(mask: Mask, rng: np.random.Generator) -> Mask:
@@ -89,11 +87,12 @@ def circular_blob(mask: Mask, rng: np.random.Generator) -> Mask:
     row, column = centroid(mask)
     radius = math.sqrt(int(np.count_nonzero(mask)) / math.pi)
     distance = np.square(_offsets(mask, row, column)).sum(axis=0)
-    return (distance <= radius**2).astype(np.uint8)
+    return as_mask(distance <= radius**2)
 
 
 def _offsets(mask: Mask, row: float, column: float) -> FloatMap:
     """Row and column of every pixel relative to a point, [2, H, W]."""
     height, width = mask.shape
     grid = np.meshgrid(np.arange(height) - row, np.arange(width) - column, indexing="ij")
-    return np.stack(grid).astype(np.float64)
+    offsets: FloatMap = np.stack(grid)
+    return offsets

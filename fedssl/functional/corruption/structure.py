@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedssl.functional.corruption.masks import Mask, components, largest_component, pixels
+from fedssl.functional.corruption.masks import Mask, as_mask, components, largest_component, pixels
 
 __all__ = [
     "drop_component",
@@ -47,7 +47,7 @@ def drop_component(mask: Mask, rng: np.random.Generator) -> Mask:
     labels, count = components(mask)
     if count < 2:
         return mask.copy()
-    return np.where(labels == int(rng.integers(1, count + 1)), 0, mask).astype(np.uint8)
+    return as_mask(np.where(labels == int(rng.integers(1, count + 1)), 0, mask))
 
 
 def rectangle_dropout(mask: Mask, rng: np.random.Generator, *, side: tuple[float, float]) -> Mask:

@@ -78,7 +78,8 @@ def _stretched(length: int, rng: np.random.Generator, steps: int, limit: float) 
     """Source position of every pixel along one axis."""
     widths = 1.0 + rng.uniform(-limit, limit, steps)
     source = np.concatenate(([0.0], np.cumsum(widths))) * (length / widths.sum())
-    return np.interp(np.arange(length), np.linspace(0.0, length, steps + 1), source)
+    positions: FloatMap = np.interp(np.arange(length), np.linspace(0.0, length, steps + 1), source)
+    return positions
 
 
 def _shifts(mask: Mask, rng: np.random.Generator, limit: float) -> tuple[int, int]:
@@ -88,7 +89,8 @@ def _shifts(mask: Mask, rng: np.random.Generator, limit: float) -> tuple[int, in
 
 def _rotation(degrees: float) -> FloatMap:
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return np.array([[cos, -sin], [sin, cos]])
+    matrix: FloatMap = np.array([[cos, -sin], [sin, cos]])
+    return matrix
 
 
 def _move(
