@@ -112,7 +112,9 @@ def load_federation(run: RunConfig) -> Federation:
 
 def load_site_file(path: Path) -> tuple[Task, SiteSpec]:
     """Return the task and the one site of a `site.toml`."""
-    task, sites = _parse_tables(_read_toml(path), str(path))
+    tables = _read_toml(path)
+    tables.pop("node", None)  # how the site connects; see fedssl.deploy.site_file
+    task, sites = _parse_tables(tables, str(path))
     if len(sites) != 1:
         raise FederationError(
             f"{path} describes {len(sites)} sites; a site file holds exactly one."

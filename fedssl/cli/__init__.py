@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from fedssl.cli.deploy import deploy_command
+from fedssl.cli.keys import keys_command
 from fedssl.cli.methods import methods_command
 from fedssl.cli.run import run_command
 from fedssl.cli.simulate import simulate_command
@@ -20,3 +22,5 @@ app = typer.Typer(
 app.command("simulate")(simulate_command)
 app.command("run")(run_command)
 app.command("methods")(methods_command)
+app.command("keys")(keys_command)
+app.command("deploy")(deploy_command)
