@@ -209,7 +209,8 @@ class Site:
             stored = self.data.stored_maps(case)
             if self.prepared.cases[case].has_label and "pseudo" in stored:
                 truth = np.asarray(self.prepared.label(case))
-                parts.append(pseudo_label_sums(stored["pseudo"], stored["trust"], truth, self.task))
+                trust = stored.get("trust", np.ones_like(stored["pseudo"]))
+                parts.append(pseudo_label_sums(stored["pseudo"], trust, truth, self.task))
         return add_sums(parts)
 
     def _keep_scores(self, scores: Sequence[CaseScore], split: str) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "reduce_term",
     "soft_dice_loss",
     "supervised_loss",
+    "trusted_pixels",
 ]
 
 SMOOTH = 1e-5
@@ -122,7 +123,7 @@ def masked_pixel_loss(
         output: channel encoding.
     """
     logits = _full_precision(logits)
-    keep = _trusted(mask, output)
+    keep = trusted_pixels(mask, output)
     logits = _hide(logits, keep)
     if output == Output.EXCLUSIVE:
         keep = keep[:, 0]
@@ -147,13 +148,19 @@ def masked_soft_dice(
     contributes 0, so a sample with an empty mask has loss 0 and no gradient.
     """
     logits = _full_precision(logits)
-    keep = _trusted(mask, output).expand_as(target)
-    prob = foreground_probabilities(_hide(logits, _trusted(mask, output)), output)
+    keep = trusted_pixels(mask, output).expand_as(target)
+    prob = foreground_probabilities(_hide(logits, trusted_pixels(mask, output)), output)
     prob = torch.where(keep, prob, torch.zeros_like(prob)).flatten(2)
     truth = (target * keep).to(prob.dtype).flatten(2)
     size = prob.sum(2) + truth.sum(2)
     dice = (2.0 * (prob * truth).sum(2) + SMOOTH) / (size + SMOOTH)
     return (1.0 - dice).mean(1)
+
+
+def trusted_pixels(mask: Shaped[Tensor, "B F *S"], output: Output) -> Bool[Tensor, "B M *S"]:
+    """Return per-class trust (nested), or one map of pixels that all classes trust (exclusive)."""
+    keep = mask != 0
+    return keep.all(dim=1, keepdim=True) if output == Output.EXCLUSIVE else keep
 
 
 def reduce_term(
@@ -174,12 +181,6 @@ def reduce_term(
 
 def _full_precision(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _trusted(mask: Shaped[Tensor, "B F *S"], output: Output) -> Bool[Tensor, "B M *S"]:
-    """Per-class trust (nested), or one shared map of pixels that all classes trust (exclusive)."""
-    keep = mask != 0
-    return keep.all(dim=1, keepdim=True) if output == Output.EXCLUSIVE else keep
 
 
 def _hide(logits: Tensor, keep: Bool[Tensor, "B M *S"]) -> Tensor:

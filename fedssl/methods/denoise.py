@@ -22,30 +22,34 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedssl.config import RunConfig
-from fedssl.errors import ConfigError
 from fedssl.functional.averaging import blend, distance, weighted_average
 from fedssl.functional.denoising import PrototypeSums
 from fedssl.functional.labels import foreground_probabilities
-from fedssl.functional.losses import masked_pixel_loss, masked_soft_dice, supervised_loss
+from fedssl.functional.losses import (
+    masked_pixel_loss,
+    masked_soft_dice,
+    supervised_loss,
+    trusted_pixels,
+)
 from fedssl.functional.schedules import linear_ramp
 from fedssl.methods.base import (
-    ArraySpec,
     LocalObjective,
     LocalSetup,
     Method,
-    Payload,
     ServerRule,
     ServerSetup,
     TrainingData,
 )
-from fedssl.methods.relabel import (
-    DenoiserConfig,
-    Relabeler,
+from fedssl.methods.clock import check_warmup, is_refresh, refresh_period, warmup_rounds
+from fedssl.methods.extras import (
+    pack_teachers,
+    payload,
     pooled_prototypes,
-    prototype_specs,
     received_prototypes,
     sums_to_arrays,
+    unpack_teachers,
 )
+from fedssl.methods.relabel import DenoiserConfig, Relabeler, warn_if_vacuous
 from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts
 from fedssl.roster import counts_as_labeled
@@ -56,7 +60,6 @@ from fedssl.types import (
     Losses,
     Role,
     Stage,
-    Task,
     Term,
     UnlabeledBatch,
     Upload,
@@ -92,25 +95,10 @@ class DenoiseConfig(DenoiserConfig):
         raise ValueError("expected 'auto' or a number in [0, 1]")
 
 
-def warmup_rounds(config: DenoiseConfig, rounds: int) -> int:
-    """Return the number of supervised rounds."""
-    return rounds // 3 if config.warmup_rounds < 0 else config.warmup_rounds
-
-
-def refresh_period(config: DenoiseConfig, rounds: int) -> int:
-    """Return the rounds between relabelings; 0 means only once, after the warm-up."""
-    return max(1, rounds // 6) if config.refresh < 0 else config.refresh
-
-
 def check(run: RunConfig) -> None:
     """Raise `ConfigError` where the warm-up leaves no round for phase 2."""
-    config = run.method_config
-    assert isinstance(config, DenoiseConfig)
-    if warmup_rounds(config, run.rounds) >= run.rounds:
-        raise ConfigError(
-            f"Key 'denoise.warmup-rounds' = {config.warmup_rounds} leaves no round for the "
-            f"unlabeled sites, 'rounds' = {run.rounds}. Lower the first or raise the second."
-        )
+    assert isinstance(run.method_config, DenoiseConfig)
+    check_warmup("denoise", run.method_config.warmup_rounds, run.rounds)
 
 
 class PseudoLabels(LocalObjective):
@@ -125,7 +113,7 @@ class PseudoLabels(LocalObjective):
 
     @override
     def begin(self, download: Download, data: TrainingData) -> None:
-        relabeler = Relabeler(self._config, self.setup, _teachers(download.knowledge))
+        relabeler = Relabeler(self._config, self.setup, unpack_teachers(download.knowledge))
         if download.stage == "prototypes":
             self._sums = relabeler.labeled_sums(data)
         elif data.unlabeled and download.clock["phase"] == 1:
@@ -162,11 +150,11 @@ class PseudoLabels(LocalObjective):
     def _pseudo_term(self, batch: UnlabeledBatch) -> Term | None:
         """Return the masked loss, or None if no pixel of the batch is trusted."""
         pseudo, trust = batch.stored["pseudo"], batch.stored["trust"]
+        output = self.setup.task.output
         # One look at the device per step: an optimizer step without a gradient would still move
         # the weights by its momentum.
-        if not bool(trust.any()):
+        if not bool(trusted_pixels(trust, output).any()):
             return None
-        output = self.setup.task.output
         logits = self.setup.model(batch.views[self._config.view].image).logits
         numerator, denominator = masked_pixel_loss(logits, pseudo.float(), trust, output)
         if self._config.dice_weight > 0:
@@ -190,16 +178,6 @@ class PseudoLabels(LocalObjective):
         return self._stats
 
 
-def _teachers(knowledge: Arrays) -> list[Arrays]:
-    """Return the weights to label with, in the order in which they were numbered."""
-    found: dict[int, Arrays] = {}
-    for key, value in knowledge.items():
-        head, slash, name = key.partition("/")
-        if slash and head.startswith("teacher."):
-            found.setdefault(int(head.removeprefix("teacher.")), {})[name] = value
-    return [found[index] for index in sorted(found)]
-
-
 class DenoiseRule(ServerRule):
     """Warm-up on labeled sites, then both groups; pools prototypes and blends with mu."""
 
@@ -207,8 +185,9 @@ class DenoiseRule(ServerRule):
         self.setup = setup
         assert isinstance(setup.config, DenoiseConfig)
         self._config = setup.config
-        self._warmup = warmup_rounds(setup.config, setup.run.rounds)
-        self._period = refresh_period(setup.config, setup.run.rounds)
+        warn_if_vacuous(setup.config, setup.run.model)
+        self._warmup = warmup_rounds(self._config.warmup_rounds, setup.run.rounds)
+        self._period = refresh_period(self._config.refresh, setup.run.rounds)
         self._labeled = [s for s, info in setup.roster.items() if counts_as_labeled(info)]
         self._pseudo = [s for s, i in setup.roster.items() if i.role != Role.LABELED]
         self._teachers: list[Arrays] = []
@@ -216,8 +195,7 @@ class DenoiseRule(ServerRule):
         self._metrics: dict[str, float] = {}
 
     def _refreshes(self, round_: int) -> bool:
-        since = round_ - self._warmup
-        return since == 0 or (since > 0 and self._period > 0 and since % self._period == 0)
+        return is_refresh(round_, self._warmup, self._period)
 
     @override
     def plan(self, round_: int) -> Sequence[Stage]:
@@ -256,8 +234,11 @@ class DenoiseRule(ServerRule):
         xi = weighted_average([u.weights for u in labeled], [u.num_labeled for u in labeled])
         self._remember(xi, labeled)
         psi, share = self._unlabeled_average(unlabeled, sum(u.num_labeled for u in labeled))
+        if psi is None:
+            self._metrics = {"mu": 1.0}
+            return xi
         mu = self._mu(round_, share)
-        self._metrics = {"mu": mu} | ({"group_distance": distance(xi, psi)} if psi else {})
+        self._metrics = {"mu": mu, "group_distance": distance(xi, psi)}
         return blend(xi, psi, mu)
 
     def _remember(self, xi: Arrays, labeled: Sequence[Upload]) -> None:
@@ -273,9 +254,8 @@ class DenoiseRule(ServerRule):
         counts = [float(u.num_examples) for u in uploads]
         share = num_labeled / (num_labeled + sum(counts)) if num_labeled else 0.0
         if self._config.weight_by_retained:
-            counts = [
-                n * u.metrics.get("retained", 0.0) for n, u in zip(counts, uploads, strict=True)
-            ]
+            shares = [min(max(u.metrics.get("retained", 0.0), 0.0), 1.0) for u in uploads]
+            counts = [n * share for n, share in zip(counts, shares, strict=True)]
         if sum(counts) <= 0:
             return None, 1.0
         return weighted_average([u.weights for u in uploads], counts), share
@@ -288,32 +268,15 @@ class DenoiseRule(ServerRule):
 
     @override
     def state(self) -> Arrays:
-        return {
-            f"teacher.{index}/{name}": value
-            for index, teacher in enumerate(self._teachers)
-            for name, value in teacher.items()
-        }
+        return pack_teachers(self._teachers)
 
     @override
     def load_state(self, arrays: Arrays) -> None:
-        self._teachers = _teachers(arrays)
+        self._teachers = unpack_teachers(arrays)
 
     @override
     def metrics(self) -> Mapping[str, float]:
         return self._metrics
-
-
-def payload(run: RunConfig, task: Task, weights: Arrays) -> Payload:
-    """Return the extras that travel: teachers and prototypes down, feature sums up."""
-    teachers = {
-        f"teacher.*/{name}": ArraySpec(tuple(value.shape), value.dtype)
-        for name, value in weights.items()
-    }
-    sums, prototypes = prototype_specs(task.num_classes - 1)
-    return Payload(
-        down={"train": {**teachers, **prototypes}, "prototypes": teachers},
-        up={"prototypes": sums},
-    )
 
 
 METHOD = Method(

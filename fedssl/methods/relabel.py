@@ -8,6 +8,7 @@ unless `mc-bn-mode = "batch"`, so that a pseudo-label does not depend on its nei
 from __future__ import annotations
 
 import copy
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -20,24 +21,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedssl.config import MethodConfig
+from fedssl.config import MethodConfig, ModelConfig
 from fedssl.data.sizes import parse_size
 from fedssl.functional import denoising as dn
 from fedssl.functional.labels import foreground_targets
 from fedssl.inference import predict_case
-from fedssl.methods.base import ArraySpec, LocalSetup, TrainingData
+from fedssl.methods.base import LocalSetup, TrainingData
 from fedssl.models import SegmentationModel
 from fedssl.models.parts import stochastic
 from fedssl.types import Arrays, Output
 
-__all__ = [
-    "DenoiserConfig",
-    "Relabeler",
-    "pooled_prototypes",
-    "prototype_specs",
-    "received_prototypes",
-    "sums_to_arrays",
-]
+__all__ = ["DenoiserConfig", "Relabeler", "warn_if_vacuous"]
+
+log = logging.getLogger("fedssl")
 
 FEATURE_FACTOR = 4
 """DPL compares features at a quarter of the resolution."""
@@ -61,6 +57,17 @@ class DenoiserConfig(MethodConfig):
     def uses_prototypes(self) -> bool:
         """Whether the prototype test is on."""
         return self.denoising in ("prototype", "both")
+
+
+def warn_if_vacuous(config: DenoiserConfig, model: ModelConfig) -> None:
+    """Log a warning where passes cannot differ, so that every pixel passes the uncertainty test."""
+    certain = config.passes == 1 or model.dropout_bottleneck == model.dropout_head == 0
+    if certain and config.denoising in ("uncertainty", "both"):
+        log.warning(
+            "The uncertainty test of the denoiser trusts every pixel: it needs 'passes' > 1 (given "
+            "%d) and dropout (model.dropout-bottleneck or model.dropout-head above 0).",
+            config.passes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +123,7 @@ class Relabeler:
             local = self._first_pass(data, Path(folder))
             if not self._config.uses_prototypes or local is None:
                 return self._retained(data)
-            prototypes = self._choose(dn.prototypes(local), received)
+            prototypes = self._choose(_on_cpu(dn.prototypes(local)), received)
             self._second_pass(data, Path(folder), prototypes)
         return self._retained(data)
 
@@ -158,14 +165,14 @@ class Relabeler:
             data.store(case, pseudo=label[0], trust=trust[0])
 
     def _repaired(self, label: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
-        if self._setup.task.output == Output.NESTED:
-            label, trust = dn.denoise_nested(label, trust)
         if self._config.largest_component:
             flat = label[0].cpu().numpy()
             kept = np.stack([dn.largest_component(mask) for mask in flat])
             largest = torch.from_numpy(kept).to(label)[None]
             trust = trust * (largest == label).to(trust.dtype)
             label = largest
+        if self._setup.task.output == Output.NESTED:  # last: a component may lie in a removed one
+            label, trust = dn.denoise_nested(label, trust)
         return label, trust
 
     def _choose(self, local: dn.Prototypes, received: dn.Prototypes | None) -> dn.Prototypes:
@@ -178,7 +185,6 @@ class Relabeler:
         only_local = (local.valid & ~received.valid)[:, None]
 
         def mixed(ours: Tensor, theirs: Tensor) -> Tensor:
-            theirs = theirs.to(ours)
             alone = torch.where(only_local, ours, theirs)
             return torch.where(both, (ours + theirs) / 2, alone)
 
@@ -239,54 +245,7 @@ class Relabeler:
         return torch.stack(fractions)
 
 
-def sums_to_arrays(sums: dn.PrototypeSums) -> Arrays:
-    """Return a labeled site's feature sums as the extras that it uploads."""
-    return {
-        "object_sum": sums.object_sum,
-        "object_weight": sums.object_weight,
-        "background_sum": sums.background_sum,
-        "background_weight": sums.background_weight,
-    }
-
-
-def pooled_prototypes(uploads: Sequence[Arrays]) -> Arrays:
-    """Return the prototypes over all labeled sites, as extras to download.
-
-    Sums and weights add up in the order given; one vector per class and side travels on.
-    """
-    sums = [
-        dn.PrototypeSums(
-            k["object_sum"], k["object_weight"], k["background_sum"], k["background_weight"]
-        )
-        for k in uploads
-    ]
-    total = sums[0]
-    for other in sums[1:]:
-        total = total + other
-    pooled = dn.prototypes(total)
-    return {
-        "prototype_object": pooled.object,
-        "prototype_background": pooled.background,
-        "prototype_valid": pooled.valid,
-    }
-
-
-def received_prototypes(knowledge: Arrays) -> dn.Prototypes | None:
-    """Return the prototypes in a download, or None if it carries none."""
-    if "prototype_object" not in knowledge:
-        return None
+def _on_cpu(prototypes: dn.Prototypes) -> dn.Prototypes:
     return dn.Prototypes(
-        knowledge["prototype_object"],
-        knowledge["prototype_background"],
-        knowledge["prototype_valid"],
+        prototypes.object.cpu(), prototypes.background.cpu(), prototypes.valid.cpu()
     )
-
-
-def prototype_specs(classes: int) -> tuple[dict[str, ArraySpec], dict[str, ArraySpec]]:
-    """Return the declarations of feature sums (up) and prototypes (down)."""
-    vectors = ArraySpec((classes, None), torch.float64)
-    weights = ArraySpec((classes,), torch.float64)
-    up = {f"{side}_sum": vectors for side in ("object", "background")}
-    up |= {f"{side}_weight": weights for side in ("object", "background")}
-    down = {f"prototype_{side}": vectors for side in ("object", "background")}
-    return up, {**down, "prototype_valid": ArraySpec((classes,), torch.bool)}
