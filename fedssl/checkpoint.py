@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 
 from fedssl.config import RunConfig, flatten
 from fedssl.errors import CheckpointError
+from fedssl.functional.averaging import cpu_copy
 from fedssl.memory import write_atomically
 from fedssl.results import RunFolder
 from fedssl.types import Arrays
@@ -47,8 +48,9 @@ def new_run_token() -> str:
 
 def save_checkpoint(folder: RunFolder, checkpoint: Checkpoint, run: RunConfig) -> None:
     """Write one file; a reader sees the previous checkpoint or this one."""
-    arrays = {f"weights/{k}": v.contiguous() for k, v in checkpoint.weights.items()}
-    arrays |= {f"rule/{k}": v.contiguous() for k, v in checkpoint.rule.items()}
+    # Copies: a rule may keep the very tensors that are the weights, and a file holds each once.
+    arrays = {f"weights/{k}": v for k, v in cpu_copy(checkpoint.weights).items()}
+    arrays |= {f"rule/{k}": v for k, v in cpu_copy(checkpoint.rule).items()}
     metadata = {
         "token": checkpoint.token,
         "round": str(checkpoint.round),
