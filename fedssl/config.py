@@ -179,7 +179,7 @@ def flatten(section: BaseModel, prefix: str = "") -> dict[str, Scalar]:
     flat: dict[str, Scalar] = {}
     for name in type(section).model_fields:
         value = getattr(section, name)
-        if name == "method_config":
+        if isinstance(section, RunConfig) and name == "method_config":
             flat |= flatten(value, f"{section.method}.")
         elif isinstance(value, BaseModel):
             flat |= flatten(value, f"{prefix}{_kebab(name)}.")
@@ -189,25 +189,31 @@ def flatten(section: BaseModel, prefix: str = "") -> dict[str, Scalar]:
 
 
 def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
+    tree: dict[str, Any] = {k: v for k, v in flat.items() if "." not in k}
     for key, value in flat.items():
         section, dot, name = key.partition(".")
-        if dot:
-            tree.setdefault(section, {})[name] = value
-        else:
-            tree[key] = value
+        if not dot:
+            continue
+        entries = tree.setdefault(section, {})
+        if not isinstance(entries, dict):
+            raise ConfigError(f"Key {section!r} is a section ({key!r}); it takes no value itself.")
+        entries[name] = value
     return tree
 
 
 def _message(error: ValidationError, prefix: str, known: list[str]) -> str:
     lines = []
     for item in error.errors():
-        key = prefix + ".".join(_kebab(str(p)) for p in item["loc"])
+        key = (prefix + ".".join(_kebab(str(p)) for p in item["loc"])).removesuffix(".")
+        given = item["input"]
         if item["type"] == "extra_forbidden":
-            lines.append(f"Unknown key {key!r}.{did_you_mean(key, known)}")
+            unknown = [f"{key}.{name}" for name in given] if isinstance(given, dict) else [key]
+            lines += [f"Unknown key {u!r}.{did_you_mean(u, known)}" for u in unknown]
+        elif item["type"] == "model_type":
+            lines.append(f"Key {key!r} is a section; it takes no value itself, got {given!r}.")
         else:
             reason = item["msg"].removeprefix("Value error, ")
-            lines.append(f"Key {key!r}: {reason}; got {item['input']!r}.")
+            lines.append(f"Key {key!r}: {reason}; got {given!r}.")
     return "\n".join(lines)
 
 

@@ -148,8 +148,7 @@ class UnlabeledBatch:
     """Samples without masks; there is no label field to misuse.
 
     Args:
-        views: `weak` and `strong`; they share their geometry, so what holds for one pixel of one
-            holds for the same pixel of the other.
+        views: `weak` and `strong`; they share their geometry, so their pixels correspond.
         stored: maps that the objective kept in `begin` ([B, M, *S], dtype as stored), warped
             (nearest) with the views.
         case: [B] int64 positions in the site's list of cases.
