@@ -35,7 +35,7 @@ class TaskSpec(_Table):
     @classmethod
     def _distinct(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(classes)) != len(classes):
-            raise ValueError(f"class names must differ, got {list(classes)}")
+            raise ValueError("class names must differ")
         return classes
 
     def task(self) -> Task:
@@ -71,8 +71,15 @@ class SiteSpec(_Table):
     @classmethod
     def _shard_in_range(cls, shard: tuple[int, int] | None) -> tuple[int, int] | None:
         if shard is not None and not 0 <= shard[0] < shard[1]:
-            raise ValueError(f"shard = [i, n] needs 0 <= i < n, got {list(shard)}")
+            raise ValueError("the i-th of n shards, [i, n], needs 0 <= i < n")
         return shard
+
+    @field_validator("labeled")
+    @classmethod
+    def _at_least_one(cls, labeled: int | str | None) -> int | str | None:
+        if isinstance(labeled, int) and labeled < 1:
+            raise ValueError("a mixed site needs at least one labeled subject")
+        return labeled
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +137,11 @@ def data_root(run: RunConfig, default: Path) -> Path:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     if not path.is_file():
+        from fedssl.data.synthetic import SYNTHETIC
+
         raise FederationError(
-            f"Federation file {str(path)!r} does not exist. Give a path to a federation.toml, or "
-            "'synthetic-fundus' or 'synthetic-prostate'."
+            f"Federation file {str(path)!r} does not exist.{did_you_mean(path.name, SYNTHETIC)} "
+            f"Give a path to a federation.toml, or one of {', '.join(SYNTHETIC)}."
         )
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -151,12 +160,12 @@ def _parse_tables(tables: dict[str, Any], source: str) -> tuple[Task, tuple[Site
         raise FederationError(f"{source}: unknown table {unknown[0]!r}.{hint}")
     try:
         task = TaskSpec.model_validate(tables["task"]).task()
-        raw = tables["site"]
-        if not isinstance(raw, list):
-            raise FederationError(f"{source}: write [[site]] with two brackets, once per site.")
-        sites = tuple(SiteSpec.model_validate(table) for table in raw)
     except ValidationError as error:
-        raise FederationError(_explain(error, source)) from None
+        raise FederationError(_explain(error, f"{source}, [task]", TaskSpec)) from None
+    raw = tables["site"]
+    if not isinstance(raw, list):
+        raise FederationError(f"{source}: write [[site]] with two brackets, once per site.")
+    sites = tuple(_parse_site(table, number, source) for number, table in enumerate(raw, 1))
     names = [s.name for s in sites]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
@@ -164,19 +173,29 @@ def _parse_tables(tables: dict[str, Any], source: str) -> tuple[Task, tuple[Site
     return task, sites
 
 
-def _explain(error: ValidationError, source: str) -> str:
-    known = [*TaskSpec.model_fields, *SiteSpec.model_fields]
-    lines = []
+def _parse_site(table: Any, number: int, source: str) -> SiteSpec:
+    try:
+        return SiteSpec.model_validate(table)
+    except ValidationError as error:
+        name = table.get("name", "") if isinstance(table, dict) else ""
+        where = f"{source}, [[site]] number {number}" + (f" ({name})" if name else "")
+        raise FederationError(_explain(error, where, SiteSpec)) from None
+
+
+def _explain(error: ValidationError, where: str, table: type[_Table]) -> str:
+    """Return one sentence per wrong key; of a key with several types the first has to do."""
+    lines: dict[str, str] = {}
     for item in error.errors():
-        key = ".".join(str(p) for p in item["loc"])
+        key = str(item["loc"][0]) if item["loc"] else ""
         if item["type"] == "extra_forbidden":
-            lines.append(f"{source}: unknown key {key!r}.{did_you_mean(key, known)}")
+            line = f"unknown key {key!r}.{did_you_mean(key, table.model_fields)}"
+        elif item["type"] == "missing":
+            line = f"key {key!r} is missing."
         else:
             reason = item["msg"].removeprefix("Value error, ")
-            lines.append(
-                f"{source}: key {key!r} in [{error.title}]: {reason}; got {item['input']!r}."
-            )
-    return "\n".join(lines)
+            line = (f"key {key!r}: " if key else "") + f"{reason}; got {item['input']!r}."
+        lines.setdefault(key, f"{where}: {line}")
+    return "\n".join(lines.values())
 
 
 def _located(spec: SiteSpec, base: Path) -> SiteSpec:

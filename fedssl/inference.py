@@ -17,11 +17,16 @@ __all__ = ["pad_to_multiple", "predict_case"]
 Predictor = Callable[[Tensor], Sequence[Tensor]]
 
 
-def pad_to_multiple(image: Tensor, multiple: int, dims: int) -> Tensor:
-    """Pad the last `dims` axes of [B, C, *S] at their ends (edge values) to a multiple."""
+def pad_to_multiple(
+    image: Tensor, multiple: int, dims: int, smallest: Sequence[int] | None = None
+) -> Tensor:
+    """Pad the last `dims` axes of [B, C, *S] at their ends (edge values).
+
+    Sizes become multiples of `multiple`, and at least `smallest`, as training pads its crops.
+    """
     pads: list[int] = []
-    for size in reversed(image.shape[-dims:]):
-        pads += [0, -size % multiple]
+    for size, least in zip(image.shape[-dims:], smallest or (0,) * dims, strict=True):
+        pads = [0, max(-size % multiple, least - size), *pads]
     return F.pad(image, pads, mode="replicate") if any(pads) else image
 
 
@@ -95,8 +100,8 @@ def _windows(
 ) -> list[Tensor]:
     dims = batch.ndim - 2
     sizes = batch.shape[2:]
-    if patch is None or all(p >= s for p, s in zip(patch, sizes, strict=True)):
-        padded = pad_to_multiple(batch, stride, dims)
+    padded = pad_to_multiple(batch, stride, dims, patch)
+    if patch is None or tuple(patch) == tuple(padded.shape[2:]):
         outputs = list(predictor(padded))
         reductions = [padded.shape[-1] // out.shape[-1] for out in outputs]
     else:
@@ -108,7 +113,7 @@ def _windows(
             return result
 
         merged = sliding_window_inference(
-            batch, tuple(patch), batch_size, call, overlap=overlap, mode="gaussian"
+            padded, tuple(patch), batch_size, call, overlap=overlap, mode="gaussian"
         )
         outputs = list(merged) if isinstance(merged, tuple) else [cast("Tensor", merged)]
     return [_crop(out, sizes, r) for out, r in zip(outputs, reductions, strict=True)]
