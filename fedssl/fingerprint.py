@@ -14,7 +14,7 @@ from typing import Final
 
 from fedssl.errors import FederationError
 
-__all__ = ["code_fingerprint", "package_folders"]
+__all__ = ["PACKAGES", "code_fingerprint", "package_folders"]
 
 PACKAGES: Final = ("fedssl", "clients", "server")
 

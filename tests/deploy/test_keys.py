@@ -120,7 +120,7 @@ def test_a_site_that_comes_later_joins_the_registration_list(tmp_path: Path) -> 
 def test_a_registration_list_with_one_key_for_two_sites_is_refused(tmp_path: Path) -> None:
     extend_keyring(tmp_path / "k", hosts=[], sites=["west"])
     (tmp_path / "k/nodes.csv").write_text("site,key\nwest,nodes/west.pub\neast,nodes/west.pub\n")
-    with pytest.raises(DataError, match="lists the key .* twice"):
+    with pytest.raises(DataError, match=r"lists the key .* twice"):
         read_registration(tmp_path / "k/nodes.csv")
 
 
