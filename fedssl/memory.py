@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from fedssl.functional.averaging import cpu_copy
 from fedssl.types import Arrays
 
 __all__ = ["FileMemory", "write_atomically"]
@@ -49,7 +50,7 @@ class FileMemory:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{name}.r{self._round:06d}.s{self._step:08d}.safetensors"
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        save_file({k: v.contiguous() for k, v in arrays.items()}, temporary)
+        save_file(cpu_copy(arrays), temporary)
         temporary.replace(path)
         previous = [p for _, round_, p in self._versions(name) if round_ < self._round]
         for old in previous[:-1]:
