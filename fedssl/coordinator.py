@@ -119,14 +119,15 @@ class _Federation:
         self.units = {u.site: u.info["distance_unit"] for u in described}
         self.versions: dict[str, str] = json.loads(described[0].info["versions"])
         self.round, self.step = 0, 0
+        trained = self.method.task(self.task)
         with seeded(derive_seed(run.seed, "init"), torch.device("cpu")):
-            model = self.method.build_model(run, self.task)
+            model = self.method.build_model(run, trained)
         self.parts = self.method.parts(model)
         private = set(self.parts.get("private", ()))
         state = cpu_copy(model.state_dict())
         self.weights = {k: v for k, v in state.items() if k not in private}
-        self.payload = self.method.payload(run, self.task, self.weights)
-        setup = ServerSetup(run.method_config, run, self.task, self.roster, self.parts)
+        self.payload = self.method.payload(run, trained, self.weights)
+        setup = ServerSetup(run.method_config, run, trained, self.roster, self.parts)
         self.rule: ServerRule = self.method.server(setup)
 
     def restore(self, checkpoint: Checkpoint) -> None:

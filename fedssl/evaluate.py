@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from fedssl.functional.metrics import dice, surface_distances
 from torch import Tensor
 
 from fedssl.functional.labels import decode, foreground_probabilities
+from fedssl.functional.metrics import dice, surface_distances
 from fedssl.inference import predict_case
 from fedssl.models import SegmentationModel
 from fedssl.types import Output, Task
@@ -19,6 +19,7 @@ __all__ = [
     "CaseScore",
     "add_sums",
     "class_masks",
+    "in_task",
     "means",
     "predict_label",
     "pseudo_label_sums",
@@ -120,6 +121,20 @@ def summed(scores: Iterable[CaseScore]) -> dict[str, float]:
                 totals[f"{metric}/{name}/sum"] += value
                 totals[f"{metric}/{name}/count"] += 1
     return dict(totals)
+
+
+def in_task(
+    pseudo: np.ndarray, trust: np.ndarray, trained: Task, task: Task
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return pseudo-label and trust [F, *S] in the encoding of `task`.
+
+    A softmax method keeps its maps by label value; under a nested task a class includes those
+    inside it, and a pixel is trusted for a class if it is for all.
+    """
+    if trained.output == task.output:
+        return pseudo, trust
+    nested = np.logical_or.accumulate(np.asarray(pseudo)[::-1].astype(bool))[::-1]
+    return nested, np.broadcast_to(np.asarray(trust).astype(bool).all(0), nested.shape)
 
 
 def pseudo_label_sums(

@@ -23,6 +23,7 @@ from fedssl.errors import DataError, FederationError
 from fedssl.evaluate import (
     CaseScore,
     add_sums,
+    in_task,
     predict_label,
     pseudo_label_sums,
     score_case,
@@ -81,6 +82,7 @@ class Site:
 
     def __init__(self, spec: SiteSpec, task: Task, run: RunConfig, state: Path) -> None:
         self.spec, self.task, self.run, self.state = spec, task, run, state
+        self.trained_task = METHODS[run.method].task(task)
         torch.set_num_threads(run.threads)
         self.device = pick_device(run.device)
         source = open_source(spec, task)
@@ -131,8 +133,8 @@ class Site:
 
     def _train(self, download: Download) -> Upload:
         method = METHODS[self.run.method]
-        model = shared_model(self.run, self.task, self.device)
-        payload = method.payload(self.run, self.task, dict(model.state_dict()))
+        model = shared_model(self.run, self.trained_task, self.device)
+        payload = method.payload(self.run, self.trained_task, dict(model.state_dict()))
         payload.check_download(download.stage, download.knowledge)
         self._forget_other_runs(download.run)
         self.data.load_stored()
@@ -142,7 +144,7 @@ class Site:
             name=self.spec.name,
             role=self.spec.role,
             run=self.run,
-            task=self.task,
+            task=self.trained_task,
             method=method,
             model=model,
             data=self.data,
@@ -169,7 +171,7 @@ class Site:
         split = download.options.get("split", "val")
         surface = download.options.get("surface") == "true"
         self._forget_other_runs(download.run)
-        model = shared_model(self.run, self.task, self.device)
+        model = shared_model(self.run, self.trained_task, self.device)
         load_weights(model, download.weights)
         memory = FileMemory(self.state / "memory", download.round, download.step)
         load_weights(model, memory.load("private") or {})
@@ -181,7 +183,7 @@ class Site:
             label = predict_label(
                 model,
                 self.data.image(case),
-                self.task,
+                self.trained_task,
                 patch=self.data.patch,
                 overlap=self.run.evaluate.overlap,
                 batch_size=self.run.batch_size,
@@ -210,7 +212,8 @@ class Site:
             if self.prepared.cases[case].has_label and "pseudo" in stored:
                 truth = np.asarray(self.prepared.label(case))
                 trust = stored.get("trust", np.ones_like(stored["pseudo"]))
-                parts.append(pseudo_label_sums(stored["pseudo"], trust, truth, self.task))
+                pseudo, trust = in_task(stored["pseudo"], trust, self.trained_task, self.task)
+                parts.append(pseudo_label_sums(pseudo, trust, truth, self.task))
         return add_sums(parts)
 
     def _keep_scores(self, scores: Sequence[CaseScore], split: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +25,7 @@ from fedssl.types import (
     Download,
     LabeledBatch,
     Losses,
+    Output,
     Role,
     SiteInfo,
     Stage,
@@ -46,6 +47,8 @@ __all__ = [
     "ServerRule",
     "ServerSetup",
     "TrainingData",
+    "as_exclusive",
+    "as_given",
 ]
 
 
@@ -238,6 +241,20 @@ def _undeclared(declared: Mapping[str, ArraySpec], extras: Arrays) -> str:
     return ""
 
 
+def as_given(task: Task) -> Task:
+    """Return the task as it is: the method works on both channel encodings."""
+    return task
+
+
+def as_exclusive(task: Task) -> Task:
+    """Return the task for a softmax method: a nested one is trained over its label values.
+
+    A label map holds each pixel's innermost class in both encodings, so masks need no conversion;
+    evaluation still scores a class together with those inside it.
+    """
+    return replace(task, output=Output.EXCLUSIVE)
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """One row of the registry: a published method and the code of both its halves.
@@ -255,6 +272,8 @@ class Method:
             `private` stays in the site's memory.
         payload: extras that may travel.
         check: raises `ConfigError` where keys of the run and of the method do not fit together.
+        task: the task as the network, the objectives and the rule see it; `as_exclusive` for
+            softmax methods. `build_model`, `payload` and the setups get its result.
     """
 
     name: str
@@ -268,3 +287,4 @@ class Method:
     parts: Callable[[nn.Module], dict[str, list[str]]]
     payload: Callable[[RunConfig, Task, Arrays], Payload]
     check: Callable[[RunConfig], None]
+    task: Callable[[Task], Task] = as_given
