@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedssl.config import RunConfig, parse_run_config
-from fedssl.methods import denoise, fedavg
+from fedssl.methods import (
+    cps,
+    denoise,
+    fedavg,
+    fedprox,
+    fixmatch,
+    mean_teacher,
+    pseudo_label,
+    ua_mt,
+)
 from fedssl.methods.base import Method
 
 __all__ = ["METHODS", "load_config"]
@@ -15,7 +24,13 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         fedavg.METHOD,
+        fedprox.METHOD,
         denoise.METHOD,
+        pseudo_label.METHOD,
+        mean_teacher.METHOD,
+        ua_mt.METHOD,
+        fixmatch.METHOD,
+        cps.METHOD,
     )
 }
 

@@ -1,0 +1,260 @@
+"""What the client-side baselines share: a supervised warm-up, then every site does what it can.
+
+Phase 1: labeled and mixed sites train on their masks. Phase 2: labeled sites go on, unlabeled
+sites minimise the method's unsupervised terms, mixed sites the sum of both.
+
+The ramp r(t) = exp(-5 (1 - t / ramp)^2) counts rounds since the warm-up. The coordinator sends the
+count, so no round starts it anew. Beside a supervised loss, at a mixed site, it scales the
+unsupervised terms: lambda(t) = weight * r(t). Where a term is the whole loss, at an unlabeled site,
+Adam would cancel such a factor; there the ramp acts as the weight alpha(t) = unlabeled-weight *
+r(t) of the site's samples in the average:
+
+    theta = (sum_L n_i theta_i + alpha sum_U n_j theta_j) / (sum_L n_i + alpha sum_U n_j)
+
+A mixed site counts with the labeled ones, by its labeled samples. This scheme is ours, not any
+baseline's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
+
+from fedssl.config import MethodConfig, RunConfig
+from fedssl.errors import ConfigError
+from fedssl.functional.averaging import weighted_average
+from fedssl.functional.losses import supervised_loss
+from fedssl.functional.proximal import proximal_penalty
+from fedssl.functional.schedules import sigmoid_ramp
+from fedssl.methods.base import LocalSetup, ServerRule, ServerSetup
+from fedssl.roster import counts_as_labeled
+from fedssl.types import (
+    Arrays,
+    Download,
+    LabeledBatch,
+    Losses,
+    Role,
+    SiteInfo,
+    Stage,
+    Term,
+    UnlabeledBatch,
+    Upload,
+)
+
+__all__ = [
+    "JointStep",
+    "Phases",
+    "SemiSupervisedConfig",
+    "WarmupRule",
+    "check_warmup",
+    "sample_weights",
+]
+
+
+class SemiSupervisedConfig(MethodConfig):
+    """Keys that every client-side baseline has."""
+
+    warmup_rounds: int = Field(-1, ge=-1, description="supervised rounds; -1 is rounds / 3")
+    ramp_rounds: int = Field(-1, ge=-1, description="rounds of the ramp; -1 is rounds / 5, 0 none")
+    weight: float = Field(0.1, ge=0, description="final lambda of the unsupervised loss")
+    unlabeled_weight: float = Field(
+        1.0, ge=0, description="final weight alpha of an unlabeled site's sample in the average"
+    )
+    weight_by_trusted: bool = Field(
+        False, description="weigh unlabeled sites by samples times their trusted share of pixels"
+    )
+    proximal: float = Field(0.0, ge=0, description="FedProx mu at unlabeled sites")
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """Length of the warm-up, of the ramp, and of what follows the warm-up, in rounds."""
+
+    warmup: int
+    ramp: int
+    after: int
+
+    @staticmethod
+    def of(config: SemiSupervisedConfig, rounds: int) -> Phases:
+        """Return the phases of a run; -1 stands for a third and a fifth of its rounds."""
+        warmup = rounds // 3 if config.warmup_rounds < 0 else config.warmup_rounds
+        ramp = rounds // 5 if config.ramp_rounds < 0 else config.ramp_rounds
+        return Phases(warmup, ramp, max(rounds - warmup, 0))
+
+    def joint(self, round_: int) -> bool:
+        """Whether unlabeled images are used in this round."""
+        return round_ >= self.warmup
+
+    def clock(self, round_: int) -> dict[str, float]:
+        """Return what sites need: the phase, rounds since the warm-up, lengths in rounds."""
+        return {
+            "phase": 2.0 if self.joint(round_) else 1.0,
+            "since": float(round_ - self.warmup),
+            "ramp": float(self.ramp),
+            "after": float(self.after),
+        }
+
+    def grown(self, round_: int) -> float:
+        """Return r(t) at the end of a round, in [0, 1]; 0 in the warm-up."""
+        if not self.joint(round_):
+            return 0.0
+        return sigmoid_ramp(round_ - self.warmup + 1, self.ramp)
+
+    def stage(self, round_: int, roster: Mapping[str, SiteInfo]) -> Stage:
+        """Return the round's training stage: labeled and mixed sites, later all."""
+        sites = [s for s, info in roster.items() if self.joint(round_) or counts_as_labeled(info)]
+        return Stage("train", tuple(sites), trains=("shared",))
+
+
+def check_warmup(run: RunConfig) -> None:
+    """Raise `ConfigError` where the warm-up leaves no round for the unlabeled images."""
+    config = run.method_config
+    assert isinstance(config, SemiSupervisedConfig)
+    if Phases.of(config, run.rounds).warmup >= run.rounds:
+        raise ConfigError(
+            f"Key '{run.method}.warmup-rounds' = {config.warmup_rounds} leaves no round for the "
+            f"unlabeled images, 'rounds' = {run.rounds}. Lower the first or raise the second."
+        )
+
+
+def sample_weights(
+    uploads: Sequence[Upload], alpha: float, *, by_trusted: bool = False
+) -> list[float]:
+    """Return each upload's weight: labeled samples, or alpha times an unlabeled site's samples.
+
+    Args:
+        uploads: of one stage.
+        alpha: at least 0.
+        by_trusted: multiply by the `trusted` share in the site's metrics, where it reports one.
+    """
+    weights = []
+    for upload in uploads:
+        if upload.role != Role.UNLABELED:
+            weights.append(float(upload.num_labeled))
+            continue
+        share = upload.metrics.get("trusted", 1.0) if by_trusted else 1.0
+        weights.append(alpha * upload.num_examples * share)
+    return weights
+
+
+class WarmupRule(ServerRule):
+    """The average of all sites' weights, unlabeled sites by alpha(t)."""
+
+    def __init__(self, setup: ServerSetup) -> None:
+        self.setup = setup
+        assert isinstance(setup.config, SemiSupervisedConfig)
+        self._config = setup.config
+        self._phases = Phases.of(setup.config, setup.run.rounds)
+        self._alpha = 0.0
+
+    @override
+    def plan(self, round_: int) -> Sequence[Stage]:
+        return [self._phases.stage(round_, self.setup.roster)]
+
+    @override
+    def clock(self, round_: int) -> Mapping[str, float]:
+        return self._phases.clock(round_)
+
+    @override
+    def merge(
+        self, round_: int, stage: Stage, weights: Arrays, uploads: Sequence[Upload]
+    ) -> Arrays:
+        self._alpha = self._config.unlabeled_weight * self._phases.grown(round_)
+        shares = sample_weights(uploads, self._alpha, by_trusted=self._config.weight_by_trusted)
+        return weighted_average([u.weights for u in uploads], shares)
+
+    @override
+    def metrics(self) -> Mapping[str, float]:
+        return {"alpha": self._alpha}
+
+
+class JointStep:
+    """One stage at one site: the clock, the supervised loss, and what is reported.
+
+    Args:
+        setup: the objective's surroundings; its config is a `SemiSupervisedConfig`.
+    """
+
+    def __init__(self, setup: LocalSetup) -> None:
+        assert isinstance(setup.config, SemiSupervisedConfig)
+        self._setup, self._config = setup, setup.config
+        self._since = self._ramp = self._after = 0.0
+        self._steps = 0
+        self._received: list[Tensor] = []
+        self._trusted: list[Tensor] = []
+        self.joint = False
+
+    def begin(self, download: Download) -> None:
+        """Read the coordinator's clock."""
+        self.joint = download.clock["phase"] == 2
+        self._since, self._ramp = download.clock["since"], download.clock["ramp"]
+        self._after = download.clock["after"]
+
+    @property
+    def elapsed(self) -> float:
+        """Rounds since the warm-up, with the steps of this one as a fraction."""
+        return self._since + self._steps / self._setup.run.local_steps
+
+    @property
+    def scale(self) -> float:
+        """The factor of an unsupervised term: lambda(t) at mixed sites, else its final value."""
+        if self._setup.role == Role.UNLABELED:
+            return self._config.weight
+        return self._config.weight * sigmoid_ramp(self.elapsed, self._ramp)
+
+    @property
+    def grown(self) -> float:
+        """A ramp over everything that follows the warm-up, from exp(-5) to 1."""
+        return sigmoid_ramp(self.elapsed, self._after)
+
+    def losses(
+        self,
+        labeled: LabeledBatch | None,
+        unlabeled: UnlabeledBatch | None,
+        terms: Callable[[UnlabeledBatch], Sequence[Term]],
+        supervised: Callable[[LabeledBatch], Tensor] | None = None,
+    ) -> Losses:
+        """Return the losses of a step, and count it.
+
+        Args:
+            labeled: batch with masks.
+            unlabeled: batch without; it is passed over in phase 1.
+            terms: unsupervised terms of a batch; none where nothing is to be learned from it.
+            supervised: loss of a labeled batch; Dice + cross entropy if None.
+        """
+        loss = None if labeled is None else (supervised or self._supervised)(labeled)
+        found = terms(unlabeled) if self.joint and unlabeled is not None else []
+        if found and labeled is None and self._config.proximal > 0:
+            loss = self._proximal()
+        self._steps += 1
+        return Losses(loss, found)
+
+    def trust(self, gate: Tensor) -> bool:
+        """Record which pixels are learned from; return whether there is any.
+
+        One look at the device per step: a step without a gradient would still move the weights by
+        its momentum, so the batch has to be skipped.
+        """
+        self._trusted.append((gate != 0).float().mean())
+        return bool(gate.any())
+
+    def metrics(self) -> dict[str, float]:
+        """Return the mean trusted share of pixels, if it was recorded."""
+        if not self._trusted:
+            return {}
+        return {"trusted": float(torch.stack(self._trusted).mean())}
+
+    def _supervised(self, batch: LabeledBatch) -> Tensor:
+        logits = self._setup.model(batch.image).logits
+        return supervised_loss(logits, batch.label, self._setup.task.output)
+
+    def _proximal(self) -> Tensor:
+        parameters = [p for p in self._setup.model.parameters() if p.requires_grad]
+        if not self._received:
+            self._received = [p.detach().clone() for p in parameters]
+        return proximal_penalty(parameters, self._received, self._config.proximal)
