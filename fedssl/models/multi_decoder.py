@@ -57,12 +57,13 @@ class MultiDecoderModel(SegmentationModel):
         encoder: returns what every decoder reads.
         dropout: of the deepest level, shared by the decoders.
         decoders: each maps the encoder's output to (logits, features).
+        private: positions of the decoders that never travel; see `decoder_parts`.
     """
 
     encoder: nn.Module
     decoders: nn.ModuleList
-
     dropout: nn.Module
+    private: tuple[int, ...] = ()
 
     @override
     def decode(self, encoded: Sequence[Tensor]) -> SegOutput:
