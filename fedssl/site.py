@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,6 +39,8 @@ from fedssl.seeds import derive_seed, generators, seeded
 from fedssl.types import Download, Role, Task, Upload
 
 __all__ = ["Site", "versions"]
+
+log = logging.getLogger("fedssl")
 
 _MODELS: dict[str, tuple[SegmentationModel, dict[str, Tensor]]] = {}
 
@@ -175,11 +178,8 @@ class Site:
         load_weights(model, download.weights)
         memory = FileMemory(self.state / "memory", download.round, download.step)
         load_weights(model, memory.load("private") or {})
-        scores: list[CaseScore] = []
-        for case in getattr(self.split, split):
-            info = self.prepared.cases[case]
-            if not info.has_label:
-                continue
+
+        def predict(case: int) -> np.ndarray:
             label = predict_label(
                 model,
                 self.data.image(case),
@@ -188,20 +188,27 @@ class Site:
                 overlap=self.run.evaluate.overlap,
                 batch_size=self.run.batch_size,
             )
-            scores.append(
-                score_case(
-                    info.name,
-                    label.to(torch.uint8).cpu().numpy(),
-                    self.prepared.label(case),
-                    self.task,
-                    spacing=info.spacing,
-                    unit=info.distance_unit,
-                    surface=surface,
-                )
+            return label.to(torch.uint8).cpu().numpy()
+
+        scores: dict[int, CaseScore] = {}
+        for case in getattr(self.split, split):
+            info = self.prepared.cases[case]
+            if not info.has_label:
+                continue
+            scores[case] = score_case(
+                info.name,
+                predict(case),
+                self.prepared.label(case),
+                self.task,
+                spacing=info.spacing,
+                unit=info.distance_unit,
+                surface=surface,
             )
-        if surface:
-            self._keep_scores(scores, split)
-        return {**summed(scores), **self._pseudo_quality(), "cases": float(len(scores))}
+        pseudo = self._pseudo_quality()
+        if split == "test":
+            self._keep_scores(list(scores.values()), split)
+            self._keep_overlays(scores, predict)
+        return {**summed(scores.values()), **pseudo, "cases": float(len(scores))}
 
     def _pseudo_quality(self) -> dict[str, float]:
         """Pseudo-labels against hidden masks, where an unlabeled site has them on disk."""
@@ -219,3 +226,23 @@ class Site:
     def _keep_scores(self, scores: Sequence[CaseScore], split: str) -> None:
         lines = [json.dumps({"split": split, **asdict(score)}) for score in scores]
         write_atomically(self.state / "cases.jsonl", ("\n".join(lines) + "\n").encode())
+
+    def _keep_overlays(
+        self, scores: Mapping[int, CaseScore], predict: Callable[[int], np.ndarray]
+    ) -> None:
+        """Draw a few cases for people at the site; a full disk is no reason to lose the scores."""
+        from fedssl.report.overlays import OverlaySource, save_overlays
+
+        source = OverlaySource(
+            prepared=self.prepared,
+            task=self.task,
+            predict=predict,
+            evaluated=self.split.test,
+            dice={case: score.dice for case, score in scores.items()},
+            unlabeled=self.data.unlabeled,
+            stored=self.data.stored_maps,
+        )
+        try:
+            save_overlays(self.state, source, count=self.run.evaluate.overlays)
+        except OSError as error:
+            log.warning("Site %s: overlays are not written: %s", self.spec.name, error)
