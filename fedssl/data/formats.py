@@ -6,16 +6,13 @@ size; the checks here compare what a header claims with what the file holds.
 
 from __future__ import annotations
 
-import gzip
 import re
 import struct
 import zlib
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
-import numpy as np
-
+from fedssl.data.nifti import check_nifti
 from fedssl.errors import DataError
 
 __all__ = [
@@ -25,7 +22,6 @@ __all__ = [
     "check_claimed_size",
     "detached_files",
     "format_of",
-    "not_finite",
     "stem_of",
     "supported_suffixes",
 ]
@@ -122,13 +118,15 @@ def check_bytes(path: Path) -> FileFormat:
 
 def _check_content(path: Path, file_format: FileFormat, head: bytes) -> None:
     if file_format.image_io == "NiftiImageIO":
-        _check_nifti(path, compressed=file_format is _NIFTI_GZ)
+        check_nifti(path, compressed=file_format is _NIFTI_GZ)
     elif file_format is _BMP:
         _check_bmp(path, head)
     elif file_format is _JPEG:
         _check_jpeg(path)
-    elif file_format is _PNG and head[25:26] == b"\x04":
-        raise DataError(f"{path} is a grey PNG with transparency; save it without the alpha.")
+    elif file_format is _PNG:
+        _check_png(path)
+    else:
+        detached_files(path)
 
 
 def check_claimed_size(path: Path, claimed: int) -> None:
@@ -154,98 +152,32 @@ def _looks_like(head: bytes) -> str:
 
 
 def detached_files(path: Path) -> list[Path]:
-    """Return the pixel files that a MetaImage or NRRD header points at."""
-    if path.suffix.lower() not in {".mhd", ".mha", ".nrrd"}:
+    """Return the pixel file that a MetaImage or NRRD header points at, if it is another file.
+
+    Raises:
+        DataError: it points at several files or at none.
+    """
+    if not path.name.lower().endswith((".mhd", ".mha", ".nrrd")):
         return []
     with path.open("rb") as file:
-        head = file.read(1 << 16)
-    found = re.findall(rb"(?im)^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", head)
-    names = [name.decode("utf-8", "replace").replace("\0", "") for name in found]
-    return [p for p in (path.parent / name for name in names) if p.is_file() and p != path]
-
-
-def _check_nifti(path: Path, *, compressed: bool) -> None:
-    """Read the stream once: its length, its checksum, and values that the decoder would hide."""
-    opener = gzip.open if compressed else open
-    broken = 0
+        head = file.read(1 << 16).split(b"\n\n")[0]
+    found = re.findall(rb"(?im)^(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*(.+?)[ \t\r]*$", head)
+    name = found[0].decode("utf-8", "replace").replace("\0", "") if found else "LOCAL"
+    if name.upper() == "LOCAL":
+        return []
+    if name.upper().startswith("LIST") or "%" in name:
+        raise DataError(
+            f"{path} keeps its pixels in several files, which is not supported; convert it to one "
+            "file, e.g. .nii.gz."
+        )
+    data = path.parent / name
     try:
-        with opener(path, "rb") as file:
-            header = _nifti_header(path, file.read(544))
-            file.seek(header.start)
-            length, rest = header.start, header.size
-            while chunk := file.read(min(_CHUNK, rest) if rest else _CHUNK):
-                broken += _not_finite(chunk, header.dtype) if rest else 0
-                length += len(chunk)
-                rest = max(rest - len(chunk), 0)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path} cannot be unpacked: {error or 'the gzip stream is damaged'}. "
-            "Copy the file again."
-        ) from None
-    if rest:
-        raise DataError(
-            f"{path} is cut off: its header claims {header.start + header.size} bytes, {length} "
-            "are there. Copy the file again."
-        )
-    if broken:
-        raise not_finite(path, broken)
-
-
-def not_finite(path: Path, count: int) -> DataError:
-    """Return the error for an image with values that are no numbers."""
-    return DataError(
-        f"{path} holds {count} values that are NaN, infinite or beyond float32; replace them, "
-        "e.g. by the smallest valid intensity."
-    )
-
-
-def _not_finite(chunk: bytes, dtype: np.dtype | None) -> int:
-    """Count what ITK's NIfTI reader would silently turn into 0."""
-    if dtype is None:
-        return 0
-    values = np.frombuffer(chunk, dtype, count=len(chunk) // dtype.itemsize)
-    return int(values.size - np.count_nonzero(np.isfinite(values)))
-
-
-@dataclass(frozen=True, slots=True)
-class _NiftiHeader:
-    """Where the voxels start, how many bytes they take, and their type if it is a float."""
-
-    start: int
-    size: int
-    dtype: np.dtype | None
-
-
-def _nifti_header(path: Path, head: bytes) -> _NiftiHeader:
-    """Read the fields that decide the file's length.
-
-    Offsets of `dim`, `datatype`, `bitpix` and `vox_offset`: nifti1.h and nifti2.h of the NIfTI
-    working group.
-    """
-    layouts = {348: ("8h", 40, 70, "f", 108), 540: ("8q", 16, 12, "q", 168)}
-    for order in "<>":
-        size = struct.unpack_from(order + "i", head)[0] if len(head) >= 4 else 0
-        if size in layouts:
-            break
-    else:
-        raise DataError(f"{path} is no NIfTI file{_looks_like(head)}.")
-    if len(head) < size:
-        raise DataError(f"{path} is cut off inside its header. Copy the file again.")
-    dims, at, type_at, offset, offset_at = layouts[size]
-    dim = struct.unpack_from(order + dims, head, at)
-    datatype, bits = struct.unpack_from(order + "hh", head, type_at)
-    start = struct.unpack_from(order + offset, head, offset_at)[0]
-    rank = dim[0]
-    if not 1 <= rank <= 7 or any(d < 1 for d in dim[1 : rank + 1]) or bits < 1:
-        raise DataError(
-            f"{path}: its header has the dimensions {list(dim)} with {bits} bits per voxel, which "
-            "is no image. Export it again."
-        )
-    # voxels of a single file start at 352 at the earliest; NaN compares as False
-    start = int(start) if 352 <= start < 2**40 else 352
-    count = prod(int(d) for d in dim[1 : rank + 1])
-    floats = {16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}
-    return _NiftiHeader(start, (count * int(bits) + 7) // 8, floats.get(datatype))
+        missing = not data.is_file() or data.samefile(path)
+    except OSError:  # a damaged header can hold a name that no file may have
+        missing = True
+    if missing:
+        raise DataError(f"{path} keeps its pixels in {data}, which is missing. Copy it as well.")
+    return [data]
 
 
 def _check_bmp(path: Path, head: bytes) -> None:
@@ -268,3 +200,19 @@ def _check_jpeg(path: Path) -> None:
     content = path.read_bytes()
     if content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
         raise DataError(f"{path} is cut off: it has no end-of-image marker. Copy the file again.")
+
+
+def _check_png(path: Path) -> None:
+    """A chunk's length is believed by the decoder, which then takes that much memory."""
+    content = path.read_bytes()
+    at, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", content.ljust(at + 8, b"\0"), at)
+        end = at + 12 + length
+        if end > len(content):
+            raise DataError(f"{path} is cut off inside its data. Copy the file again.")
+        if zlib.crc32(content[at + 4 : end - 4]) != struct.unpack_from(">I", content, end - 4)[0]:
+            raise DataError(f"{path} is damaged: a checksum is wrong. Copy the file again.")
+        at = end
+    if content[25] == 4:
+        raise DataError(f"{path} is a grey PNG with transparency; save it without the alpha.")

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 -- its customary name
 
-from fedssl.data.formats import FileFormat, check_bytes, check_claimed_size, not_finite
+from fedssl.data.formats import FileFormat, check_bytes, check_claimed_size
 from fedssl.data.geometry import Geometry
+from fedssl.data.nifti import not_finite
 from fedssl.errors import DataError
 
 __all__ = ["LabelPicture", "Picture", "read_geometry", "read_image", "read_label", "write_label"]

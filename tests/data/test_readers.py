@@ -214,7 +214,7 @@ def test_failures_name_the_file_and_the_cause_and_nothing_is_printed(tmp_path, w
         "nii.gz": "cannot be unpacked",
         "mha": "data not read completely",
         "nrrd": "fread got only",
-        "png": "cannot be read",
+        "png": "cut off inside its data",
         "jpg": "end-of-image",
         "tif": "cannot be read",
         "bmp": "cut off",
