@@ -7,14 +7,20 @@ from typing import Any
 
 from fedssl.config import RunConfig, parse_run_config
 from fedssl.methods import (
+    bcp,
     cps,
     denoise,
     fedavg,
     fedprox,
     fixmatch,
+    ict,
+    mc_net,
     mean_teacher,
+    mutual,
     pseudo_label,
     ua_mt,
+    unimatch,
+    urpc,
 )
 from fedssl.methods.base import Method
 
@@ -26,11 +32,17 @@ METHODS: dict[str, Method] = {
         fedavg.METHOD,
         fedprox.METHOD,
         denoise.METHOD,
+        mutual.METHOD,
         pseudo_label.METHOD,
         mean_teacher.METHOD,
         ua_mt.METHOD,
         fixmatch.METHOD,
         cps.METHOD,
+        ict.METHOD,
+        mc_net.METHOD,
+        urpc.METHOD,
+        bcp.METHOD,
+        unimatch.METHOD,
     )
 }
 
