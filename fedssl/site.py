@@ -100,7 +100,14 @@ class Site:
                 f"{spec.path}. Add masks, or make the site unlabeled."
             )
         self.data = SiteTrainingData(
-            self.prepared, self.split.train, labeled, task, run, self.device, state / "pseudo"
+            self.prepared,
+            self.split.train,
+            labeled,
+            task,
+            run,
+            self.device,
+            stored_dir=state / "pseudo",
+            validation=[i for i in self.split.val if labeled and self.prepared.cases[i].has_label],
         )
 
     def answer(self, download: Download) -> Upload:
@@ -215,13 +222,19 @@ class Site:
         self.data.load_stored()
         parts = []
         for case in self.data.unlabeled:
-            stored = self.data.stored_maps(case)
-            if self.prepared.cases[case].has_label and "pseudo" in stored:
+            stored = self._pseudo_label(case)
+            if self.prepared.cases[case].has_label and stored is not None:
                 truth = np.asarray(self.prepared.label(case))
-                trust = stored.get("trust", np.ones_like(stored["pseudo"]))
-                pseudo, trust = in_task(stored["pseudo"], trust, self.trained_task, self.task)
-                parts.append(pseudo_label_sums(pseudo, trust, truth, self.task))
+                parts.append(pseudo_label_sums(*stored, truth, self.task))
         return add_sums(parts)
+
+    def _pseudo_label(self, case: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the stored pseudo-label and trust mask [F, *S] in the task's classes, if any."""
+        stored = self.data.stored_maps(case)
+        if "pseudo" not in stored:
+            return None
+        trust = stored.get("trust", np.ones_like(stored["pseudo"]))
+        return in_task(stored["pseudo"], trust, self.trained_task, self.task)
 
     def _keep_scores(self, scores: Sequence[CaseScore], split: str) -> None:
         lines = [json.dumps({"split": split, **asdict(score)}) for score in scores]
@@ -240,7 +253,7 @@ class Site:
             evaluated=self.split.test,
             dice={case: score.dice for case, score in scores.items()},
             unlabeled=self.data.unlabeled,
-            stored=self.data.stored_maps,
+            pseudo=self._pseudo_label,
         )
         try:
             save_overlays(self.state, source, count=self.run.evaluate.overlays)

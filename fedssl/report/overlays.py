@@ -65,7 +65,7 @@ class OverlaySource:
         evaluated: positions of the cases of the evaluated split.
         dice: position -> Dice per foreground class, of those with a mask.
         unlabeled: positions of training cases without a usable mask.
-        stored: position -> maps that the method stored, `pseudo` and `trust` [F, *S] among them.
+        pseudo: position -> stored pseudo-label and trust mask [F, *S], or None.
     """
 
     prepared: Prepared
@@ -74,7 +74,7 @@ class OverlaySource:
     evaluated: Sequence[int]
     dice: Mapping[int, Mapping[str, float]]
     unlabeled: Sequence[int]
-    stored: Callable[[int], Mapping[str, np.ndarray]]
+    pseudo: Callable[[int], tuple[np.ndarray, np.ndarray] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +140,8 @@ def _choose(source: OverlaySource, count: int) -> list[_Chosen]:
 
 
 def _choose_pseudo(source: OverlaySource, count: int) -> list[_Chosen]:
-    stored = {case: source.stored(case) for case in source.unlabeled}
-    trusted = {
-        case: float(np.mean(maps["trust"]))
-        for case, maps in stored.items()
-        if "pseudo" in maps and "trust" in maps
-    }
+    stored = {case: source.pseudo(case) for case in source.unlabeled}
+    trusted = {case: float(np.mean(maps[1])) for case, maps in stored.items() if maps is not None}
     return [
         _Chosen("pseudo", case, _note(rank, len(trusted), "trust"), {"trusted": trusted[case]})
         for case, rank in spread_over_ranks(trusted, count)
@@ -195,12 +191,10 @@ def _drawing(chosen: _Chosen, source: OverlaySource) -> Drawing:
     info = source.prepared.cases[chosen.case]
     image = source.prepared.image(chosen.case)
     truth = source.prepared.label(chosen.case) if info.has_label else None
-    if chosen.kind != "pseudo":
-        predicted = source.predict(chosen.case)
-        return draw_evaluated(image, info.spacing, source.task, predicted, truth)
-    maps = source.stored(chosen.case)
-    pseudo, trust = np.asarray(maps["pseudo"]), np.asarray(maps["trust"])
-    return draw_pseudo(image, info.spacing, source.task, pseudo, trust, truth)
+    stored = source.pseudo(chosen.case) if chosen.kind == "pseudo" else None
+    if stored is not None:
+        return draw_pseudo(image, info.spacing, source.task, *stored, truth)
+    return draw_evaluated(image, info.spacing, source.task, source.predict(chosen.case), truth)
 
 
 def _stacked(slices: np.ndarray) -> np.ndarray:
