@@ -20,6 +20,7 @@ from fedssl.methods.base import (
     LocalSetup,
     Memory,
     Method,
+    Recipe,
     TrainingData,
 )
 from fedssl.models import SegmentationModel
@@ -151,6 +152,16 @@ def _trainable(site: SiteRuntime, download: Download) -> dict[str, nn.Parameter]
     return chosen
 
 
+def _by_keys(run: RunConfig, parameters: list[nn.Parameter]) -> Recipe:
+    return Recipe(_optimizer(run, parameters), run.local_steps, run.clip_norm)
+
+
+def _schedule(run: RunConfig, optimizer: torch.optim.Optimizer, step: int) -> None:
+    if run.lr_schedule == "poly":
+        for group in optimizer.param_groups:
+            group["lr"] = run.lr * poly(step, run.rounds * run.local_steps)
+
+
 def _optimizer(run: RunConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     if run.optimizer == "sgd":
         return torch.optim.SGD(
@@ -163,25 +174,25 @@ def _optimizer(run: RunConfig, parameters: list[nn.Parameter]) -> torch.optim.Op
 def _train(site: SiteRuntime, objective: LocalObjective, download: Download) -> dict[str, float]:
     run = site.run
     parameters = _trainable(site, download)
-    optimizer = _optimizer(run, list(parameters.values()))
+    own = objective.recipe(list(parameters.values()))
+    recipe = own or _by_keys(run, list(parameters.values()))
+    optimizer = recipe.optimizer
     key = f"optimizer-{download.stage}"
     if not run.reset_optimizer:
         _restore(optimizer, list(parameters), site.memory.load(key) or {})
     site.model.train()
     log = _LossLog()
-    for step in range(run.local_steps):
-        if run.lr_schedule == "poly":
-            done = download.round * run.local_steps + step
-            for group in optimizer.param_groups:
-                group["lr"] = run.lr * poly(done, run.rounds * run.local_steps)
+    for step in range(recipe.steps):
+        if own is None:
+            _schedule(run, optimizer, download.round * run.local_steps + step)
         losses = _losses(site, objective)
         total = log.reduce(losses)
         if total is None:
             continue
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        if run.clip_norm > 0:
-            nn.utils.clip_grad_norm_(parameters.values(), run.clip_norm)
+        if recipe.clip_norm > 0:
+            nn.utils.clip_grad_norm_(parameters.values(), recipe.clip_norm)
         optimizer.step()
         objective.after_step()
     means = log.means(site.name, download)

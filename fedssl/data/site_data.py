@@ -28,8 +28,8 @@ _MAP_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 class SiteTrainingData:
     """Implements `fedssl.methods.base.TrainingData` on a prepared site.
 
-    A mask is opened for the cases in `labeled` only. Stored maps are files under `stored_dir`, so
-    they survive the process; what batches carry is what was saved, bit by bit.
+    A mask is opened for the cases in `labeled` and `validation` only. Stored maps are files under
+    `stored_dir`, so they survive the process; what batches carry is what was saved, bit by bit.
 
     Args:
         prepared: the site's prepared cases.
@@ -39,6 +39,7 @@ class SiteTrainingData:
         run: its `patch-size` is read here.
         device: where `image` and `label` put their tensors.
         stored_dir: folder for stored maps; made when the first one is stored.
+        validation: positions of validation cases whose mask may be used, never to train on.
     """
 
     def __init__(
@@ -50,10 +51,13 @@ class SiteTrainingData:
         run: RunConfig,
         device: torch.device,
         stored_dir: Path,
+        validation: Sequence[int] = (),
     ) -> None:
         chosen = set(labeled)
         if not chosen <= set(train):
             raise ValueError("labeled positions have to be training positions")
+        if not set(validation).isdisjoint(train):
+            raise ValueError("validation positions must not be training positions")
         self.prepared, self.task, self.device = prepared, task, device
         self.patch = parse_size(run.patch_size, task, "patch-size")
         check_patch(self.patch, run)
@@ -61,6 +65,7 @@ class SiteTrainingData:
         self._labeled = tuple(i for i in self._train if i in chosen)
         self._unlabeled = tuple(i for i in self._train if i not in chosen)
         self._kept = self._unlabeled
+        self._validation = tuple(validation)
         self._stored_dir = stored_dir
         self._stored: dict[int, dict[str, np.ndarray]] = {}
         self._foreground: dict[int, np.ndarray] = {}
@@ -79,6 +84,11 @@ class SiteTrainingData:
     def kept(self) -> tuple[int, ...]:
         """Those of `unlabeled` that batches are drawn from in this stage."""
         return self._kept
+
+    @property
+    def validation(self) -> tuple[int, ...]:
+        """Positions of validation cases whose mask may be used, to test what was trained here."""
+        return self._validation
 
     @property
     def num_examples(self) -> int:
@@ -100,16 +110,16 @@ class SiteTrainingData:
         return torch.from_numpy(np.array(self.prepared.image(case))).to(self.device)
 
     def label(self, case: int) -> Tensor:
-        """Return the mask [*S] int64 of a labeled case.
+        """Return the mask [*S] int64 of a labeled or validation case.
 
         Raises:
-            TrainingError: the case is not labeled; its mask is not opened.
+            TrainingError: the case is neither; its mask is not opened.
         """
         return torch.from_numpy(self.label_array(case).astype(np.int64)).to(self.device)
 
     def label_array(self, case: int) -> np.ndarray:
-        """Return the mask [*S] uint8 of a labeled case, under the same condition as `label`."""
-        if case not in self._labeled:
+        """Return the mask [*S] uint8 of a case, under the same condition as `label`."""
+        if case not in self._labeled and case not in self._validation:
             raise TrainingError(
                 f"Training asked for the mask of case {case}, which is not among the labeled cases "
                 "of this site. Only labeled cases have masks in training."

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fedssl.config import MethodConfig, RunConfig
-from fedssl.errors import FederationError, UploadError
+from fedssl.methods.payload import ArraySpec, Payload
 from fedssl.seeds import Rng
 from fedssl.types import (
     Arrays,
@@ -44,6 +44,7 @@ __all__ = [
     "Memory",
     "Method",
     "Payload",
+    "Recipe",
     "ServerRule",
     "ServerSetup",
     "TrainingData",
@@ -80,11 +81,19 @@ class TrainingData(Protocol):
     def kept(self) -> Sequence[int]:
         """Unlabeled cases that batches are drawn from; if empty, there are no such batches."""
 
+    @property
+    def validation(self) -> Sequence[int]:
+        """Cases of the validation split whose mask may be used, to test what was trained here."""
+
+    @property
+    def num_labeled(self) -> int:
+        """Training samples (images, slices or volumes) with a mask that is used."""
+
     def image(self, case: int) -> Tensor:
         """Return one prepared image [C, *S] float32 on the training device, not augmented."""
 
     def label(self, case: int) -> Tensor:
-        """Return the mask [*S] int64 of a labeled case; raise for any other case."""
+        """Return the mask [*S] int64 of a labeled or validation case; raise for any other."""
 
     def store(self, case: int, **maps: Tensor) -> None:
         """Keep maps [M, *S] (uint8 or float16) of a case; batches carry them as `stored`."""
@@ -110,6 +119,21 @@ class LocalSetup:
     role: Role
 
 
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one stage is trained where that is not for the run's keys to say.
+
+    Args:
+        optimizer: over the parameters that were handed in; its learning rate stays as it is.
+        steps: optimizer steps.
+        clip_norm: largest gradient norm, 0 = off.
+    """
+
+    optimizer: torch.optim.Optimizer
+    steps: int
+    clip_norm: float = 0.0
+
+
 class LocalObjective(ABC):
     """Client half of a method."""
 
@@ -118,6 +142,10 @@ class LocalObjective(ABC):
 
     def begin(self, download: Download, data: TrainingData) -> None:
         """Prepare the stage: weights are loaded; make pseudo-labels, banks, scores."""
+        return None
+
+    def recipe(self, parameters: Sequence[nn.Parameter]) -> Recipe | None:
+        """Return how this stage is trained, or None: by the run's keys. Called after `begin`."""
         return None
 
     @abstractmethod
@@ -185,74 +213,6 @@ class ServerRule(ABC):
     def metrics(self) -> Mapping[str, float]:
         """Return scalars of the last merge for the log."""
         return {}
-
-
-@dataclass(frozen=True, slots=True)
-class ArraySpec:
-    """Shape and dtype of one declared extra; None stands for a free axis."""
-
-    shape: tuple[int | None, ...]
-    dtype: torch.dtype = torch.float32
-
-    def accepts(self, array: Tensor) -> bool:
-        """Whether an array has this dtype and shape."""
-        return array.dtype == self.dtype and (
-            len(array.shape) == len(self.shape)
-            and all(w is None or w == g for w, g in zip(self.shape, array.shape, strict=True))
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """Extras that may travel, by stage name and array name.
-
-    A name may hold shell-style `*`, e.g. `teacher.*/head.weight`.
-    """
-
-    down: Mapping[str, Mapping[str, ArraySpec]] = field(default_factory=dict)
-    up: Mapping[str, Mapping[str, ArraySpec]] = field(default_factory=dict)
-
-    def check_download(self, stage: str, extras: Arrays) -> None:
-        """Raise `FederationError` if a download carries an undeclared or misshapen extra."""
-        problem = _undeclared(self.down.get(stage, {}), extras)
-        if problem:
-            raise FederationError(f"The download of stage {stage!r} {problem}")
-
-    def check_upload(self, stage: str, extras: Arrays, site: str) -> None:
-        """Raise `UploadError` if an upload carries an undeclared or misshapen extra."""
-        problem = _undeclared(self.up.get(stage, {}), extras)
-        if problem:
-            raise UploadError(f"The upload of site {site!r} in stage {stage!r} {problem}")
-
-
-def _undeclared(declared: Mapping[str, ArraySpec], extras: Arrays) -> str:
-    for name, array in extras.items():
-        specs = [spec for pattern, spec in declared.items() if fnmatchcase(name, pattern)]
-        if not specs:
-            return (
-                f"carries {name!r}, which the method does not declare "
-                f"(declared: {sorted(declared) or 'nothing'})."
-            )
-        if not any(spec.accepts(array) for spec in specs):
-            return (
-                f"carries {name!r} with shape {tuple(array.shape)} and dtype {array.dtype}; "
-                f"declared are {specs[0].shape} and {specs[0].dtype}."
-            )
-    return ""
-
-
-def as_given(task: Task) -> Task:
-    """Return the task as it is: the method works on both channel encodings."""
-    return task
-
-
-def as_exclusive(task: Task) -> Task:
-    """Return the task for a softmax method: a nested one is trained over its label values.
-
-    A label map holds each pixel's innermost class in both encodings, so masks need no conversion;
-    evaluation still scores a class together with those inside it.
-    """
-    return replace(task, output=Output.EXCLUSIVE)
 
 
 @dataclass(frozen=True, slots=True)
