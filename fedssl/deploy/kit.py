@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,8 +12,9 @@ from typing import Final
 from fedssl.deploy.keyring import Keyring, extend_keyring, open_keyring
 from fedssl.deploy.nodes import Node, registration_csv
 from fedssl.deploy.private_files import make_private_folder, write_new, write_private
-from fedssl.deploy.site_file import NodeSpec, SiteDraft, site_file_text
+from fedssl.deploy.site_file import SiteDraft, write_site_file
 from fedssl.deploy.spec import DeploySpec
+from fedssl.deploy.versions import VERSIONS, this_machine
 from fedssl.errors import DataError
 from fedssl.federation import SiteSpec
 
@@ -111,8 +113,9 @@ def _write_site(spec: DeploySpec, site: SiteSpec, target: Path, ring: Keyring) -
     values = _values(spec) | {"site": site.name, "service": "site"}
     write_new(target / "docker-compose.yml", template("site.yml"))
     write_new(target / ".env", _environment("site", spec, site))
-    write_new(target / "site.toml", _site_file(spec, site))
+    write_site_file(target / "site.toml", _draft(spec, site))
     write_new(target / "README.md", template("site_readme.md").format(**values))
+    write_new(target / VERSIONS, json.dumps(this_machine(), indent=2) + "\n")
     keys = make_private_folder(target / "keys")
     write_new(keys / "ca.crt", ring.root_certificate.read_bytes())
     public = ring.nodes[site.name].public_key
@@ -124,25 +127,19 @@ def _write_site(spec: DeploySpec, site: SiteSpec, target: Path, ring: Keyring) -
     return target
 
 
-def _site_file(spec: DeploySpec, site: SiteSpec) -> str:
-    node = NodeSpec(
-        coordinator=spec.coordinator.address,
-        root_certificates="keys/ca.crt",
-        key="keys/node.key",
-        state_dir="/state",
-    )
-    draft = SiteDraft(
+def _draft(spec: DeploySpec, site: SiteSpec) -> SiteDraft:
+    return SiteDraft(
         name=site.name,
-        role=site.role,
+        role=site.role.value,
+        task=spec.task.model_dump(mode="json"),
+        coordinator=spec.coordinator.address,
         path="" if site.layout == "synthetic" else "/data",
         layout=site.layout,
         spacing=site.spacing,
         labeled=site.labeled,
         options=dict(site.options),
-        task=spec.task.model_dump(mode="json"),
-        node=node,
+        state_dir="/state",
     )
-    return site_file_text(draft)
 
 
 def _values(spec: DeploySpec) -> dict[str, str]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from fedssl.errors import ConfigError, did_you_mean
-from fedssl.types import Role
+from fedssl.deploy.private_files import write_new
+from fedssl.errors import ConfigError, FedsslError, did_you_mean
+from fedssl.federation import load_site_file
 
-__all__ = ["NodeSpec", "SiteDraft", "load_node", "site_file_text"]
+__all__ = ["NodeSpec", "SiteDraft", "load_node", "site_file_text", "write_site_file"]
 
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -89,9 +91,9 @@ def load_node(path: Path) -> NodeSpec:
     spec = _parse(path)
     base = path.resolve().parent
     located: dict[str, str] = {"state_dir": str(base / spec.state_dir)}
-    for field in ("root_certificates", "key"):
-        if value := getattr(spec, field):
-            located[field] = str(base / value)
+    for name in ("root_certificates", "key"):
+        if value := getattr(spec, name):
+            located[name] = str(base / value)
     return spec.model_copy(update=located)
 
 
@@ -128,37 +130,59 @@ def _explain(error: ValidationError, path: Path) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-class SiteDraft(BaseModel):
-    """What a new site file says; the rest stands in its comments.
+@dataclass(frozen=True, slots=True)
+class SiteDraft:
+    """What a new site file says; it is checked when it is written.
 
     Args:
         name: site name.
         role: labeled, unlabeled or mixed.
+        task: name, classes, mode, output and channels.
+        coordinator: `host:port`.
         path: folder of the images; in a container `/data`.
         layout: how the folder is laid out.
         spacing: `header`, `unknown`, or mm per axis.
         labeled: mixed sites: how many subjects have masks, or a file that lists them.
         options: what the layout needs besides.
-        task: name, classes, mode, output and channels.
-        node: how the site connects.
+        root_certificates: see `NodeSpec`, as the two after it.
+        key: this node's private key.
+        state_dir: what has to survive a restart.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
     name: str
-    role: Role
+    role: str
+    task: Mapping[str, Any]
+    coordinator: str
     path: str = ""
     layout: str = "folders"
     spacing: str | Sequence[float] = "header"
     labeled: int | str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
-    task: dict[str, Any]
-    node: NodeSpec
+    options: Mapping[str, Any] = field(default_factory=dict)
+    root_certificates: str = "keys/ca.crt"
+    key: str = "keys/node.key"
+    state_dir: str = "state"
+
+
+def write_site_file(path: Path, draft: SiteDraft) -> Path:
+    """Write a new, commented site file and read it back.
+
+    Raises:
+        DataError: the file exists already.
+        ConfigError, FederationError: a value is wrong; nothing is left behind.
+    """
+    write_new(path, site_file_text(draft))
+    try:
+        load_site_file(path)
+        load_node(path)
+    except FedsslError:
+        path.unlink()
+        raise
+    return path
 
 
 def site_file_text(draft: SiteDraft) -> str:
     """Return a commented site file; `load_site_file` and `load_node` read it back."""
-    task, node = draft.task, draft.node
+    task = draft.task
     lines = [
         "# What is segmented. Every site of the federation has the same [task].",
         "[task]",
@@ -171,7 +195,7 @@ def site_file_text(draft: SiteDraft) -> str:
         "# Your images. They stay where they are; nothing here is sent anywhere but name and role.",
         "[[site]]",
         f"name = {_toml(draft.name)}",
-        f"role = {_toml(draft.role.value)}  # labeled | unlabeled | mixed (some masks)",
+        f"role = {_toml(draft.role)}  # labeled | unlabeled | mixed (some masks)",
         f"path = {_toml(draft.path)}  # holds images/ and, where there are masks, labels/",
         f"layout = {_toml(draft.layout)}",
         f"spacing = {_toml(draft.spacing)}  # header | unknown (pixels) | [x, y, z] in mm",
@@ -183,14 +207,14 @@ def site_file_text(draft: SiteDraft) -> str:
         "",
         "# How this site reaches the coordinator: one outgoing TLS connection, nothing comes in.",
         "[node]",
-        f"coordinator = {_toml(node.coordinator)}",
-        f"root-certificates = {_toml(node.root_certificates)}  # whom the connection trusts",
-        f"key = {_toml(node.key)}  # proves that it is you; never give it away",
-        f"state-dir = {_toml(node.state_dir)}  # survives restarts; keep it on a local disk",
+        f"coordinator = {_toml(draft.coordinator)}",
+        f"root-certificates = {_toml(draft.root_certificates)}  # whom the connection trusts",
+        f"key = {_toml(draft.key)}  # proves that it is you; never give it away",
+        f"state-dir = {_toml(draft.state_dir)}  # survives restarts; keep it on a local disk",
         "# Which code may run here: installed (this fedssl, nothing else), a list of sha256 of",
         "# bundles, or any.",
-        f"accept-code = {_toml(node.accept_code)}",
-        f"port = {node.port}  # between this site's own processes",
+        'accept-code = "installed"',
+        "port = 9094  # between this site's own processes",
     ]
     return "\n".join(lines) + "\n"
 

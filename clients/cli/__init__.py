@@ -1,0 +1,25 @@
+"""The `fedssl-client` command of a hospital's data manager: one small file per subcommand.
+
+Exit status: 0 done, 1 something is wrong and the message says what to do, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from clients.cli.doctor import doctor_command
+from clients.cli.init import init_command
+from clients.cli.join import join_command
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="fedssl-client",
+    help="Take part in a federation with one site's images; they stay on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("init")(init_command)
+app.command("doctor")(doctor_command)
+app.command("join")(join_command)
