@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -213,6 +212,20 @@ class ServerRule(ABC):
     def metrics(self) -> Mapping[str, float]:
         """Return scalars of the last merge for the log."""
         return {}
+
+
+def as_given(task: Task) -> Task:
+    """Return the task as it is: the method works on both channel encodings."""
+    return task
+
+
+def as_exclusive(task: Task) -> Task:
+    """Return the task for a softmax method: a nested one is trained over its label values.
+
+    A label map holds each pixel's innermost class in both encodings, so masks need no conversion;
+    evaluation still scores a class together with those inside it.
+    """
+    return replace(task, output=Output.EXCLUSIVE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,17 +67,3 @@ def _undeclared(declared: Mapping[str, ArraySpec], extras: Arrays) -> str:
                 f"declared are {specs[0].shape} and {specs[0].dtype}."
             )
     return ""
-
-
-def as_given(task: Task) -> Task:
-    """Return the task as it is: the method works on both channel encodings."""
-    return task
-
-
-def as_exclusive(task: Task) -> Task:
-    """Return the task for a softmax method: a nested one is trained over its label values.
-
-    A label map holds each pixel's innermost class in both encodings, so masks need no conversion;
-    evaluation still scores a class together with those inside it.
-    """
-    return replace(task, output=Output.EXCLUSIVE)
