@@ -9,6 +9,7 @@ k, and the temperature are our completion, since no code or formula was publishe
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as nnf
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["Match", "match"]
+__all__ = ["Match", "match", "soft_labels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ def match(
     k: int = 16,
     tau: float = 0.1,
     chunk: int = 8192,
+    bias: Float[Tensor, " M"] | None = None,
 ) -> Match:
     """Return the label of each query's nearest reference, and how sure it is.
 
@@ -59,6 +61,8 @@ def match(
         k: neighbours; the whole bank if it is smaller.
         tau: temperature of the class distances, > 0.
         chunk: queries per matrix product; bounds memory, changes nothing else.
+        bias: added to each reference's similarity; `tau * ln(g)` multiplies its `exp(-d / tau)`
+            by g, e.g. by how much its site is to be trusted.
 
     Raises:
         ValueError: an empty bank, shapes that do not fit, or a value out of its range.
@@ -66,15 +70,68 @@ def match(
     _check(queries, bank, labels, num_classes)
     _check_options(k=k, tau=tau, chunk=chunk)
     with torch.autocast(queries.device.type, enabled=False):
-        reference = _unit(bank).T
         parts = [
-            _class_distances(_unit(part) @ reference, labels, num_classes, min(k, len(bank)))
-            for part in queries.split(chunk)
+            _class_distances(similarity, labels, num_classes, min(k, len(bank)))
+            for similarity in _similarities(queries, bank, chunk, bias)
         ]
         distance = torch.cat(parts)
         prob = torch.softmax(-distance / tau, dim=1)
         weight = 1.0 - torch.special.entr(prob).sum(1) / math.log(num_classes)
     return Match(label=distance.argmin(1), weight=weight.clamp(0.0, 1.0))
+
+
+@torch.no_grad()
+def soft_labels(
+    queries: Float[Tensor, "N D"],
+    bank: Float[Tensor, "M D"],
+    labels: Int[Tensor, " M"],
+    num_classes: int,
+    *,
+    k: int = 16,
+    temperature: float = 0.02,
+    chunk: int = 8192,
+    bias: Float[Tensor, " M"] | None = None,
+) -> Float[Tensor, "N K"]:
+    """Return a class distribution per query: attention over its k nearest references.
+
+    `sum_m softmax_m(s_m / temperature) onehot(y_m)` with cosine similarities s, as in dense
+    nearest-neighbour retrieval (Balazevic et al., NeurIPS 2023).
+
+    Args:
+        queries: as for `match`.
+        bank: as for `match`.
+        labels: as for `match`.
+        num_classes: as for `match`.
+        k: as for `match`.
+        temperature: of the attention, > 0.
+        chunk: as for `match`.
+        bias: as for `match`.
+
+    Raises:
+        ValueError: as for `match`.
+    """
+    _check(queries, bank, labels, num_classes)
+    _check_options(k=k, tau=temperature, chunk=chunk)
+    parts = []
+    with torch.autocast(queries.device.type, enabled=False):
+        for similarity in _similarities(queries, bank, chunk, bias):
+            near = similarity.topk(min(k, len(bank)), dim=1)
+            attention = torch.softmax(near.values / temperature, dim=1)
+            empty = attention.new_zeros((len(attention), num_classes))
+            parts.append(empty.scatter_add(1, labels.long()[near.indices], attention))
+    return torch.cat(parts)
+
+
+def _similarities(
+    queries: Float[Tensor, "N D"],
+    bank: Float[Tensor, "M D"],
+    chunk: int,
+    bias: Float[Tensor, " M"] | None,
+) -> Iterator[Float[Tensor, "n M"]]:
+    reference = _unit(bank).T
+    for part in queries.split(chunk):
+        similarity = _unit(part) @ reference
+        yield similarity if bias is None else similarity + bias.to(similarity.dtype)
 
 
 def _unit(vectors: Tensor) -> Tensor:
