@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -13,6 +15,18 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation; whatever is raised makes Flower's run 'finished:failed'."""
+    from fedssl.errors import FedsslError
+
+    try:
+        _main(grid, context)
+    except FedsslError:
+        # Flower logs the stack of what it catches; a deliberate error has said what is wrong, and
+        # this process has nothing left to do but to report it.
+        sys.tracebacklimit = 0
+        raise
+
+
+def _main(grid: Grid, context: Context) -> None:
     from fedssl.methods import load_config
     from fedssl.placement import require_absolute_paths, run_folder
     from server.strategy import FederationStrategy

@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def start_node(
         )
 
 
-def wait_until(done: Any, seconds: float = 60.0) -> None:
+def wait_until(done: Callable[[], bool], seconds: float = 60.0) -> None:
     """Poll a condition; fail when it does not come true."""
     deadline = time.monotonic() + seconds
     while not done():
@@ -156,13 +156,11 @@ def wait_until(done: Any, seconds: float = 60.0) -> None:
         time.sleep(0.2)
 
 
-def leftovers(names: Sequence[str]) -> list[str]:
-    """Return the command lines of living processes that mention one of these names."""
+def marked_with(entry: str) -> list[int]:
+    """Return the living processes with this entry in their environment, whoever started them."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        found += [line for name in names if name in line]
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if entry.encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
     return found

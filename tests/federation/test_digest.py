@@ -15,10 +15,13 @@ from fedssl.progress import ConsoleProgress
 
 pytestmark = pytest.mark.federation
 
+QUICK = "denoise-two-stages"
+"""Has all that the others have, and more messages of more kinds."""
+
 RUNS: dict[str, dict[str, Scalar]] = {
     "fedavg": {"method": "fedavg"},
     "denoise": {"method": "denoise", "denoise.warmup-rounds": 1, "denoise.passes": 3},
-    "denoise-two-stages": {
+    QUICK: {
         "method": "denoise",
         "denoise.warmup-rounds": 1,
         "denoise.passes": 3,
@@ -33,7 +36,7 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: tmp_path_factory.mktemp("loopback") / name for name in RUNS}
 
 
-@pytest.fixture(params=list(RUNS))
+@pytest.fixture(params=[n if n == QUICK else pytest.param(n, marks=pytest.mark.slow) for n in RUNS])
 def expected(
     request: pytest.FixtureRequest, tiny: dict[str, Scalar], loopback: dict[str, Path]
 ) -> tuple[dict[str, Scalar], Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,12 @@ METHODS: dict[str, dict[str, Scalar]] = {
         "denoise.prototypes": "labeled",
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def _tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what the ServerApp does to a process that is about to end."""
+    monkeypatch.setattr(sys, "tracebacklimit", 1000, raising=False)
 
 
 @pytest.fixture
@@ -149,6 +156,32 @@ def test_what_is_sent_holds_no_path_and_no_name_of_a_case(
     assert "num-examples" in text
     for private in (str(tmp_path), tmp_path.name, "image_0", "subject_0"):
         assert private not in text
+
+
+def test_a_site_that_cannot_read_its_data_tells_no_path(
+    sites: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = tmp_path / "scans of Jane Doe"
+    table = f'[[site]]\nname = "west"\nrole = "unlabeled"\npath = "{secret}"\n'
+    sites["west"].write_text(TASK + table)
+    config = flat(tmp_path, **METHODS["denoise"])
+    config["round-timeout"] = 2.0
+    replies: list[Message] = []
+
+    def listening(message: Message) -> Message | None:
+        replies.append(node(sites["west"], config)(message))  # type: ignore[arg-type]
+        return replies[-1]
+
+    grid = InProcessGrid({1: node(sites["north"], config), 2: node(sites["south"], config)})
+    grid.nodes[3] = listening
+    with pytest.raises(FederationError, match="0 unlabeled sites, min-unlabeled = 1"):
+        serve(grid, config)
+    reason = replies[0].error.reason
+    assert reason is not None
+    assert reason.startswith("DataError: Site <...>: the folder <...>")
+    assert "Jane" not in reason
+    assert str(secret) in caplog.text  # the site's own log
+    assert sys.tracebacklimit == 0
 
 
 @pytest.mark.parametrize("key", ["federation", "data-root", "out", "cache-dir"])
