@@ -1,0 +1,101 @@
+"""What a method does to the weights: reproducible, complete, finite, and nothing at rate 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_federations import Configure, Finished
+
+from fedssl.config import RunConfig
+from fedssl.federation import load_federation
+from fedssl.functional.averaging import all_finite, weights_sha256
+from fedssl.methods import METHODS
+from fedssl.models import SegmentationModel
+from fedssl.seeds import derive_seed, seeded
+from fedssl.types import Arrays
+
+Run = Callable[..., Finished]
+
+
+def initial_model(run: RunConfig) -> SegmentationModel:
+    """Build the network as a run begins with it."""
+    task = load_federation(run).task
+    with seeded(derive_seed(run.seed, "init"), torch.device("cpu")):
+        return METHODS[run.method].build_model(run, task)
+
+
+def shared(run: RunConfig) -> Arrays:
+    model = initial_model(run)
+    names = METHODS[run.method].parts(model)["shared"]
+    state = model.state_dict()
+    return {name: state[name] for name in names}
+
+
+def final(run: Finished) -> Arrays:
+    loaded: Arrays = load_file(run.folder / "model.safetensors")
+    return loaded
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    whole: Finished, configure: Configure, repeat: Run
+):
+    assert repeat(configure()).digest == whole.digest
+    assert repeat(configure({"seed": 1})).digest != whole.digest
+
+
+def test_the_order_in_which_sites_work_and_answer_does_not_matter(
+    whole: Finished, configure: Configure, repeat: Run
+):
+    assert repeat(configure(), reverse=True).digest == whole.digest
+
+
+def test_what_travels_as_flower_messages_gives_the_same_weights(
+    whole: Finished, configure: Configure, repeat: Run
+):
+    assert repeat(configure(), wire=True).digest == whole.digest
+
+
+def test_names_shapes_and_dtypes_survive_and_everything_is_finite(whole: Finished):
+    before, after = shared(whole.run), final(whole)
+    assert {k: (v.shape, v.dtype) for k, v in after.items()} == {
+        k: (v.shape, v.dtype) for k, v in before.items()
+    }
+    assert weights_sha256(after) == whole.digest
+    assert all_finite(after)
+    for upload in whole.exchange.uploads:
+        assert all_finite(upload.weights), upload.site
+        assert all_finite(upload.knowledge), upload.site
+
+
+def test_training_moves_the_weights(whole: Finished):
+    before, after = shared(whole.run), final(whole)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_learning_rate_0_leaves_every_parameter(configure: Configure, repeat: Run):
+    run = configure({"lr": 0.0})
+    after = final(repeat(run))
+    parameters = dict(initial_model(run).named_parameters())
+    for name in after.keys() & parameters.keys():
+        assert torch.equal(after[name], parameters[name].detach()), name
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        {"north": "labeled"},
+        {"south": "mixed"},
+        {"north": "labeled", "east": "labeled"},
+        {"north": "labeled", "west": "unlabeled"},
+        {"south": "mixed", "west": "unlabeled", "far": "unlabeled"},
+    ],
+    ids=lambda roles: "+".join(roles.values()),
+)
+def test_a_federation_may_lack_roles(roles: dict[str, str], configure: Configure, repeat: Run):
+    run = repeat(configure({"rounds": 3}, roles))
+    assert all_finite(final(run))
+    assert len(run.rounds) == 3
+    assert list(run.results["sites"]) == sorted(roles)
