@@ -12,6 +12,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedssl.data.metaimage import check_metaimage
 from fedssl.data.nifti import check_nifti
 from fedssl.errors import DataError
 
@@ -103,6 +104,10 @@ def check_bytes(path: Path) -> FileFormat:
     if file_format is None:
         raise DataError(f"{path} has no supported suffix; supported: {supported_suffixes()}.")
     try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{str(path)!a} has a name that is not UTF-8; rename it.") from None
+    try:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
@@ -125,8 +130,9 @@ def _check_content(path: Path, file_format: FileFormat, head: bytes) -> None:
         _check_jpeg(path)
     elif file_format is _PNG:
         _check_png(path)
-    else:
-        detached_files(path)
+    elif file_format is _META:
+        check_metaimage(path)
+    detached_files(path)
 
 
 def check_claimed_size(path: Path, claimed: int) -> None:
@@ -176,7 +182,9 @@ def detached_files(path: Path) -> list[Path]:
     except OSError:  # a damaged header can hold a name that no file may have
         missing = True
     if missing:
-        raise DataError(f"{path} keeps its pixels in {data}, which is missing. Copy it as well.")
+        raise DataError(
+            f"{path} keeps its pixels in {str(data)[:300]}, which is missing. Copy it as well."
+        )
     return [data]
 
 
@@ -186,6 +194,8 @@ def _check_bmp(path: Path, head: bytes) -> None:
     start, _, width, height, _, bits, compression = struct.unpack_from("<IIiiHHI", head, 10)
     if compression not in (0, 3):
         raise DataError(f"{path} is a compressed BMP, which is not supported; save it as PNG.")
+    if width < 1 or height == 0:
+        raise DataError(f"{path}: its header claims {width} x {height} pixels. Export it again.")
     needed = start + (abs(width) * bits + 31) // 32 * 4 * abs(height)
     length = path.stat().st_size
     if length < needed:

@@ -120,7 +120,10 @@ def _check_scaling(
     vector = datatype in _VECTORS or (dim[0] >= 5 and dim[5] > 1)
     at, kind = (112, "ff") if size == 348 else (176, "dd")
     slope, intercept = struct.unpack_from(order + kind, head, at)
-    if vector and slope != 0 and (slope, intercept) != (1, 0):
+    if np.isinf(slope) or np.isinf(intercept):
+        raise DataError(f"{path} has infinite scale factors in its header. Export it again.")
+    # 0 and NaN mean that nothing is scaled
+    if vector and slope != 0 and not np.isnan(slope) and (slope, intercept) != (1, 0):
         raise DataError(
             f"{path} is a vector image with the scale factors {slope:g} and {intercept:g} in its "
             "header, which cannot be read safely. Store the scaled values."

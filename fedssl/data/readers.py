@@ -26,6 +26,9 @@ from fedssl.errors import DataError
 
 __all__ = ["LabelPicture", "Picture", "read_geometry", "read_image", "read_label", "write_label"]
 
+_LARGEST_SPACING = 1e6
+"""In mm; a header with more is damaged."""
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -103,7 +106,7 @@ def read_geometry(path: Path) -> Geometry:
     path = Path(path)
     file_format = check_bytes(path)
     with _quiet(path):
-        return _geometry(_header(path, file_format))
+        return _geometry(_header(path, file_format), path)
 
 
 def write_label(path: Path, label: np.ndarray, geometry: Geometry) -> None:
@@ -144,7 +147,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry, FileFormat]:
     file_format = check_bytes(path)
     with _quiet(path):
         reader = _header(path, file_format)
-        geometry = _geometry(reader)
+        geometry = _geometry(reader, path)
         pixels = prod(reader.GetSize()) * reader.GetNumberOfComponents()
         check_claimed_size(path, pixels * _bytes_per_value(reader.GetPixelID(), path))
         image = reader.Execute()
@@ -174,14 +177,18 @@ def _header(path: Path, file_format: FileFormat) -> sitk.ImageFileReader:
     return reader
 
 
-def _geometry(reader: sitk.ImageFileReader) -> Geometry:
+def _geometry(reader: sitk.ImageFileReader, path: Path) -> Geometry:
     size, dims = reader.GetSize(), min(len(reader.GetSize()), 3)
     cosines = np.reshape(reader.GetDirection(), (len(size), len(size)))[:dims, :dims]
+    spacing, origin = reader.GetSpacing()[:dims], reader.GetOrigin()[:dims]
+    numbers = [*spacing, *origin, *cosines.flat]
+    if not np.isfinite(numbers).all() or not all(0 < s < _LARGEST_SPACING for s in spacing):
+        raise DataError(
+            f"{path}: its header has the spacing {spacing}, origin {origin} and direction "
+            f"{cosines.tolist()}, which make no grid. Correct the header; spacings are positive mm."
+        )
     return Geometry.of(
-        tuple(size[:dims]),
-        tuple(reader.GetSpacing()[:dims]),
-        tuple(reader.GetOrigin()[:dims]),
-        tuple(float(c) for c in cosines.flat),
+        tuple(size[:dims]), tuple(spacing), tuple(origin), tuple(float(c) for c in cosines.flat)
     )
 
 
