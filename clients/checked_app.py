@@ -1,6 +1,9 @@
 """One message at a site: Flower's ClientApp process, with the bundle checked before it is opened.
 
-    python -P -m clients.checked_app SITE_FILE RUNTIME_API PARENT_PID  < token
+    python -P -m clients.checked_app  < order
+
+The order comes as JSON through stdin, where no other user sees the token. Little is imported
+before Flower's process starts: a task that gives no sign of life within 30 s is void.
 
 Flower 1.41 has no hook for this. Its process pulls the bundle, unpacks it and imports the app, in
 this order; the three functions that do so are wrapped here. A Flower without them is refused.
@@ -9,6 +12,7 @@ this order; the three functions that do so are wrapped here. A Flower without th
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -18,7 +22,6 @@ from types import ModuleType
 from typing import Any, Final
 
 from clients.acceptance import Accept, BundleRefusedError, require_accepted
-from fedssl.deploy.site_file import load_node
 from fedssl.fingerprint import PACKAGES
 
 __all__ = ["CheckedInstall", "guard", "main"]
@@ -117,14 +120,16 @@ def _forget_own_modules() -> None:
 
 
 def main() -> None:
-    """Run one task; the token comes through stdin, where no other user sees it."""
-    site_file, runtime_api, parent = sys.argv[1:4]
-    token = sys.stdin.read().strip()
-    node = load_node(Path(site_file))
+    """Run one task."""
+    order = json.load(sys.stdin)
+    accept = order["accept"]
     from flwr.supernode.runtime import run_clientapp as flower
 
-    guard(node.accept_code, Path(node.state_dir) / "apps", flower)
-    flower.run_clientapp(runtime_api, token, insecure=True, parent_pid=int(parent))
+    policy: Accept = tuple(accept) if isinstance(accept, list) else accept
+    guard(policy, Path(order["apps"]), flower)
+    flower.run_clientapp(
+        order["runtime_api"], order["token"], insecure=True, parent_pid=order["parent"]
+    )
 
 
 if __name__ == "__main__":

@@ -8,14 +8,18 @@ code no one has checked. This one asks the SuperNode for ClientApp tasks only.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from fedssl.deploy.site_file import load_node
 
 if TYPE_CHECKING:
     from flwr.supercore.runtime import RuntimeHttpClient
@@ -28,13 +32,12 @@ POLL: Final = 0.5
 """Seconds between looks for a task."""
 
 
-def launch_tasks(client: RuntimeHttpClient, site_file: str, runtime_api: str) -> None:
+def launch_tasks(client: RuntimeHttpClient, order: Mapping[str, object]) -> None:
     """Start a process for each task, until this process is ended.
 
     Args:
         client: connection to the SuperNode's runtime interface.
-        site_file: says which code is accepted.
-        runtime_api: `host:port` of that interface.
+        order: what `clients.checked_app` reads from stdin, but for the token.
     """
     from flwr.proto.runtime_pb2 import AcquireTaskRequest
     from flwr.supercore.constant import TaskType
@@ -45,21 +48,20 @@ def launch_tasks(client: RuntimeHttpClient, site_file: str, runtime_api: str) ->
         answer = client.AcquireTask(request)
         if answer.HasField("task") and answer.token:
             if answer.task.type == TaskType.CLIENT_APP:
-                running.append(_start(answer.token, site_file, runtime_api))
+                running.append(_start({**order, "token": answer.token}))
             else:
                 log.error("Refused a task of the type %r.", answer.task.type)
         running = [process for process in running if process.poll() is None]
         time.sleep(POLL)
 
 
-def _start(token: str, site_file: str, runtime_api: str) -> subprocess.Popen[str]:
+def _start(order: Mapping[str, object]) -> subprocess.Popen[str]:
     # -P: the working directory must not come before the installed packages.
-    command = [sys.executable, "-P", "-m", "clients.checked_app"]
-    process = subprocess.Popen(  # noqa: S603 - our own arguments
-        [*command, site_file, runtime_api, str(os.getpid())], stdin=subprocess.PIPE, text=True
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "clients.checked_app"], stdin=subprocess.PIPE, text=True
     )
     assert process.stdin is not None
-    process.stdin.write(token)
+    process.stdin.write(json.dumps(order))
     process.stdin.close()
     return process
 
@@ -89,8 +91,14 @@ def main() -> None:
     site_file, runtime_api, secret_file = sys.argv[1:4]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        secret = Path(secret_file).read_bytes()
-        launch_tasks(_connect(runtime_api, secret), site_file, runtime_api)
+        node = load_node(Path(site_file))
+        order = {
+            "accept": node.accept_code,
+            "apps": str(Path(node.state_dir) / "apps"),
+            "runtime_api": runtime_api,
+            "parent": os.getpid(),
+        }
+        launch_tasks(_connect(runtime_api, Path(secret_file).read_bytes()), order)
     except KeyboardInterrupt:
         sys.exit(0)
 
