@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import broken_corpus as corpus
+import broken_values as values
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-import broken_corpus as corpus
 
 from fedssl.data.readers import read_image, read_label
 from fedssl.data.source import open_source
@@ -55,9 +53,9 @@ def read_or_refused(read, path: Path, named: str = ""):
 BROKEN = {
     **corpus.strangers(),
     **corpus.claims(),
-    **corpus.not_finite(),
-    **corpus.detached(),
-    **corpus.places(),
+    **values.not_finite(),
+    **values.detached(),
+    **values.places(),
 }
 
 
@@ -84,7 +82,7 @@ def test_a_truncated_file_is_refused_or_complete(tmp_path, capfd, what):
     assert capfd.readouterr() == ("", "")
 
 
-GRIDS = corpus.geometries()
+GRIDS = values.geometries()
 
 
 @pytest.mark.parametrize("what", GRIDS)
@@ -98,7 +96,7 @@ def test_a_strange_grid_is_refused_or_read_with_a_usable_one(tmp_path, capfd, wh
     assert capfd.readouterr() == ("", "")
 
 
-MASKS = corpus.masks()
+MASKS = values.masks()
 
 
 @pytest.mark.parametrize("what", MASKS)
@@ -107,7 +105,7 @@ def test_an_image_that_is_no_mask_is_refused_with_what_to_do(tmp_path, what):
     assert any(word in text for word in ("Save it", "Store", "replace"))
 
 
-ODD = corpus.valid()
+ODD = values.valid()
 
 
 @pytest.mark.parametrize("what", ODD)
