@@ -36,6 +36,9 @@ SETTLE: Final = 1.0
 START: Final = 120.0
 """Seconds that a simulation may take to bring up its nodes."""
 
+RETURN: Final = 60.0
+"""Seconds that a stage waits for an unknown node to say whether it is a site that moved."""
+
 ASK_AGAIN: Final = 30.0
 """Seconds after which a node that could not describe itself is asked again."""
 
@@ -190,6 +193,7 @@ class GridExchange:
         deadline = time.monotonic() + self._run.round_timeout
         answered: dict[int, Upload] = {}
         retry: dict[int, float] = {}
+        told = ""
         while (left := deadline - time.monotonic()) > 0:
             now = time.monotonic()
             connected = [n for n in self._grid.get_node_ids() if n not in answered]
@@ -201,6 +205,9 @@ class GridExchange:
             for node, reason in failures.items():
                 log.error("Node %d cannot take part: %s", node, reason)
                 retry[node] = time.monotonic() + ASK_AGAIN
+            if (lacking := self._lacking(answered)) != told:
+                log.info("Waiting for SuperNodes: there are %s.", lacking or "enough sites")
+                told = lacking
             time.sleep(POLL)
         raise FederationError(
             f"After {self._run.round_timeout:.0f} s (round-timeout) there are "
@@ -228,7 +235,8 @@ class GridExchange:
         strangers = present - set(self._nodes.values())
         if not gone or not strangers:
             return
-        for node, upload in self._ask(run, strangers, self._run.round_timeout)[0].items():
+        found, _ = self._ask(run, strangers, min(self._run.round_timeout, RETURN))
+        for node, upload in found.items():
             if upload.site in gone:
                 log.info("Site %s is back as node %d.", upload.site, node)
                 self._nodes[upload.site] = node
