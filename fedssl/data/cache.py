@@ -12,7 +12,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -155,15 +156,10 @@ class CacheWriter:
     def __init__(self, cache_dir: Path, key: str) -> None:
         self._target = cache_dir / key
         self._cases: list[PreparedCase] = []
-        try:
+        with _writing(cache_dir):
             cache_dir.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(cache_dir)
             self._folder = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=cache_dir))
-        except OSError as error:
-            raise DataError(
-                f"The cache folder {cache_dir} cannot be written: {error.strerror or error}. Set "
-                "cache-dir to a folder with room for the prepared images."
-            ) from None
         self._images = _FlatArray(self._folder / "images.npy", np.dtype("<f4"))
         self._labels = _FlatArray(self._folder / "labels.npy", np.dtype("u1"))
 
@@ -171,8 +167,9 @@ class CacheWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._images.file.close()
-        self._labels.file.close()
+        for flat in (self._images, self._labels):
+            with suppress(OSError):  # what could not be written is told by who wrote it
+                flat.file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(
@@ -187,14 +184,9 @@ class CacheWriter:
         original_shape: tuple[int, ...],
     ) -> None:
         """Append one case: image [C, *S], label [*S] or None."""
-        try:
+        with _writing(self._folder):
             image_offset = self._images.append(image)
             label_offset = -1 if label is None else self._labels.append(label)
-        except OSError as error:
-            raise DataError(
-                f"{self._folder} cannot be written: {error.strerror or error}. Set cache-dir to a "
-                "folder with room for the prepared images."
-            ) from None
         self._cases.append(
             PreparedCase(
                 name,
@@ -211,27 +203,45 @@ class CacheWriter:
 
     def finish(self) -> None:
         """Make the folder complete and give it its name; another process may have been first."""
-        for flat in (self._images, self._labels):
-            flat.finish()
-        sizes = {n: (self._folder / n).stat().st_size for n in ("images.npy", "labels.npy")}
-        index = {
-            "version": FORMAT_VERSION,
-            "bytes": sizes,
-            "cases": [asdict(case) for case in self._cases],
-        }
-        with (self._folder / "index.json").open("w", encoding="utf-8") as file:
-            json.dump(index, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        if open_prepared(self._target.parent, self._target.name) is not None:
+        with _writing(self._folder):
+            for flat in (self._images, self._labels):
+                flat.finish()
+            sizes = {n: (self._folder / n).stat().st_size for n in ("images.npy", "labels.npy")}
+            index = {
+                "version": FORMAT_VERSION,
+                "bytes": sizes,
+                "cases": [asdict(case) for case in self._cases],
+            }
+            with (self._folder / "index.json").open("w", encoding="utf-8") as file:
+                json.dump(index, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+        self._publish()
+
+    def _publish(self) -> None:
+        def finished() -> bool:
+            return open_prepared(self._target.parent, self._target.name) is not None
+
+        if finished():
             return
-        if self._target.exists():  # a damaged one
+        with suppress(OSError):  # a damaged one goes; another process may be doing the same
             self._target.rename(self._folder.with_suffix(".broken.tmp"))
         try:
             self._folder.rename(self._target)
         except OSError:
-            if open_prepared(self._target.parent, self._target.name) is None:
+            if not finished():
                 raise
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"The cache folder {folder} cannot be written: {error.strerror or error}. Set "
+            "cache-dir to a folder with room for the prepared images."
+        ) from None
 
 
 class _FlatArray:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
+import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -208,6 +210,20 @@ def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(DataError, match=r"cache folder .*file cannot be written.*cache-dir"):
         prepare(Arrays(), PLAN, tmp_path / "file")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # stands for a full disk
+        with pytest.raises(DataError, match=r"cannot be written: File too large.*cache-dir"):
+            prepare(Arrays(count=200), PLAN, tmp_path)
+
+    worker = multiprocessing.get_context("fork").Process(target=limited)
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_run_names_the_cache_folder_or_the_user_cache_serves(tmp_path, monkeypatch):
