@@ -5,9 +5,8 @@ Pseudo-Labeling", MICCAI 2021. T passes with dropout give a mean probability p a
 u; reliable pixels (u < eta) give an object and a background prototype per class; a pixel is
 trusted where it is reliable and where the nearer prototype agrees with its pseudo-label.
 
-Differences: prototypes are sums that add up over batches and sites, so they do not depend on the
-order of files; u = 0 for a single pass; a class without reliable pixels has no prototype test
-instead of a division by zero.
+Differences: prototypes are sums that add up over batches and sites, whatever the order of files;
+u = 0 for a single pass; a class without reliable pixels has no prototype test.
 """
 
 from __future__ import annotations
@@ -138,9 +137,14 @@ def stochastic_statistics(
     return Passes(mean_prob, (spread / max(count - 1, 1)).clamp_min(0).sqrt())
 
 
-def pseudo_label(mean_prob: Float[Tensor, "B F *S"], gamma: float) -> UInt8[Tensor, "B F *S"]:
-    """Return the hard pseudo-label `1[p > gamma]` per foreground class."""
-    return (mean_prob > gamma).to(torch.uint8)
+def pseudo_label(
+    mean_prob: Float[Tensor, "B F *S"], gamma: float, output: Output = Output.NESTED
+) -> UInt8[Tensor, "B F *S"]:
+    """Return `1[p > gamma]`; of exclusive classes, which may all pass below 0.5, the likeliest."""
+    label = mean_prob > gamma
+    if output == Output.EXCLUSIVE:
+        label = label & (mean_prob == mean_prob.amax(dim=1, keepdim=True))
+    return label.to(torch.uint8)
 
 
 def to_feature_grid(

@@ -47,7 +47,7 @@ class DenoiserConfig(MethodConfig):
         "local", description="where the class prototypes come from"
     )
     passes: int = Field(10, ge=1, description="stochastic forward passes per image")
-    gamma: float = Field(0.75, ge=0.5, lt=1, description="probability of a foreground pixel")
+    gamma: float = Field(0.75, ge=0.1, lt=1, description="probability of a foreground pixel")
     eta: float = Field(0.05, gt=0, description="largest trusted standard deviation")
     temperature: float = Field(2.0, gt=0, description="of the logits, for the uncertainty only")
     mc_bn_mode: Literal["eval", "batch"] = "eval"
@@ -135,7 +135,7 @@ class Relabeler:
         )
         for case in data.unlabeled:
             stats = self._statistics(data.image(case))
-            raw = dn.pseudo_label(stats.prob[None], config.gamma)
+            raw = dn.pseudo_label(stats.prob[None], config.gamma, self._setup.task.output)
             trust = dn.trust_mask(
                 raw, stats.uncertainty[None], None, None, eta=config.eta, mode=mode
             )

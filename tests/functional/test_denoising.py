@@ -262,3 +262,9 @@ def test_only_the_largest_component_remains():
 def test_retained_fraction_counts_pixels_per_class():
     mask = torch.tensor([[[1, 1, 0, 0], [1, 0, 0, 0]], [[1, 1, 1, 1], [0, 0, 0, 0]]])
     assert retained_fraction(mask).tolist() == [0.75, 0.125]
+
+
+def test_of_exclusive_classes_the_likeliest_is_labeled_even_with_a_low_threshold():
+    prob = torch.tensor([[[[0.45, 0.2]], [[0.40, 0.1]]]])
+    assert pseudo_label(prob, 0.3, Output.EXCLUSIVE).tolist() == [[[[1, 0]], [[0, 0]]]]
+    assert pseudo_label(prob, 0.3, Output.NESTED).tolist() == [[[[1, 0]], [[1, 0]]]]
