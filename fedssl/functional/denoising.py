@@ -4,9 +4,6 @@ Chen, Liu, Jin, Dou, Heng, "Source-Free Domain Adaptive Fundus Image Segmentatio
 Pseudo-Labeling", MICCAI 2021. T passes with dropout give a mean probability p and an uncertainty
 u; reliable pixels (u < eta) give an object and a background prototype per class; a pixel is
 trusted where it is reliable and where the nearer prototype agrees with its pseudo-label.
-
-Differences: prototypes are sums that add up over batches and sites, whatever the order of files;
-u = 0 for a single pass; a class without reliable pixels has no prototype test.
 """
 
 from __future__ import annotations
