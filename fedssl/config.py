@@ -146,6 +146,7 @@ class RunConfig(_Section):
     split: SplitConfig = SplitConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     method_config: MethodConfig = Field(MethodConfig(), exclude=True)
+    quality: MethodConfig = Field(MethodConfig(), exclude=True)
 
     @field_validator("image_size", "patch_size", mode="before")
     @classmethod
@@ -251,7 +252,10 @@ def parse_run_config(
         )
     if problems:
         raise ConfigError("\n".join(problems))
-    return run.model_copy(update={"method_config": parsed[run.method]})
+    chosen = {"method_config": parsed[run.method]}
+    if "quality" in parsed:  # can guide any method, so every run has these keys
+        chosen["quality"] = parsed["quality"]
+    return run.model_copy(update=chosen)
 
 
 def _known_keys(method_configs: Mapping[str, type[MethodConfig]]) -> list[str]:

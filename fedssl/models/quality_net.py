@@ -7,6 +7,9 @@ and without batch statistics, since it is trained and averaged over sites.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+from math import gcd
 from pathlib import Path
 from typing import cast
 
@@ -22,19 +25,22 @@ __all__ = ["BACKBONES", "QualityNet", "first_convolution"]
 
 BACKBONES = ("small", "resnet18")
 
-_SMALL_CHANNELS = (32, 64, 128, 256)
 _GROUPS = 8
-_HIDDEN = 256
+_LEVELS = 4
+_RESNET_FEATURES = 512
+_RESNET_HIDDEN = 256
 
 
 class QualityNet(nn.Module):
-    """Predicts the Dice score of masks (2D; score the slices of a volume and average).
+    """Predicts the Dice score of masks; the score of a volume is the mean over its slices.
 
     Args:
         image_channels: C, channels of the image.
         num_foreground: F, foreground classes; one mask channel and one output each.
-        backbone: `small`, four stride-2 convolutions with group normalisation (0.5 M parameters),
-            or `resnet18` (11.3 M).
+        backbone: `small`, four stride-2 convolutions with group normalisation, or `resnet18`
+            (11.3 M parameters).
+        width: `small` only: channels of its first convolution, doubled by each that follows
+            (32: 0.5 M parameters).
         dropout: probability before the first linear layer; half of it before the second.
         weights: safetensors file with a ResNet-18 for images, in the names of torchvision and
             timm; its classifier is not used. None: random weights.
@@ -49,6 +55,7 @@ class QualityNet(nn.Module):
         num_foreground: int,
         *,
         backbone: str = "small",
+        width: int = 32,
         dropout: float = 0.15,
         weights: Path | None = None,
     ) -> None:
@@ -62,9 +69,13 @@ class QualityNet(nn.Module):
         self.image_channels = image_channels
         self.num_foreground = num_foreground
         channels = image_channels + num_foreground
-        self.backbone = _small(channels) if backbone == "small" else _resnet(channels)
-        features = _SMALL_CHANNELS[-1] if backbone == "small" else 512
-        self.head = _head(features, num_foreground, dropout)
+        if backbone == "small":
+            plan = [width * 2**level for level in range(_LEVELS)]
+            self.backbone: nn.Module = _small(channels, plan)
+            self.head = _head(plan[-1], plan[-1], num_foreground, dropout)
+        else:
+            self.backbone = _resnet(channels)
+            self.head = _head(_RESNET_FEATURES, _RESNET_HIDDEN, num_foreground, dropout)
         if weights is not None:
             _load_resnet(self.backbone, weights, image_channels, num_foreground)
 
@@ -72,8 +83,9 @@ class QualityNet(nn.Module):
         """Return the predicted Dice [B, F] in [0, 1].
 
         Args:
-            image: [B, C, H, W], normalised as in training.
-            mask: [B, F, H, W] binary, or probabilities; the gradient flows into it.
+            image: [B, C, H, W] or [B, C, D, H, W], normalised as in training.
+            mask: [B, F, H, W] or [B, F, D, H, W] binary, or probabilities; the gradient flows into
+                it.
 
         Raises:
             ValueError: the shapes do not fit each other or the network.
@@ -85,8 +97,12 @@ class QualityNet(nn.Module):
                 f"{self.image_channels} image channels and a mask {expected}"
             )
             raise ValueError(msg)
-        features = self.backbone(torch.cat((image, mask.to(image.dtype)), dim=1))
-        return cast("Tensor", self.head(features))
+        joined = torch.cat((image, mask.to(image.dtype)), dim=1)
+        if image.ndim == 4:
+            return cast("Tensor", self.head(self.backbone(joined)))
+        slices = joined.transpose(1, 2).flatten(0, 1)
+        score = cast("Tensor", self.head(self.backbone(slices)))
+        return score.reshape(image.shape[0], -1, self.num_foreground).mean(1)
 
 
 def first_convolution(rgb: Tensor, image_channels: int, mask_channels: int) -> Tensor:
@@ -109,12 +125,12 @@ def first_convolution(rgb: Tensor, image_channels: int, mask_channels: int) -> T
     return torch.cat((image, mask), dim=1)
 
 
-def _small(channels: int) -> nn.Sequential:
+def _small(channels: int, plan: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip((channels, *_SMALL_CHANNELS), _SMALL_CHANNELS, strict=False):
+    for inputs, outputs in pairwise((channels, *plan)):
         layers += [
             nn.Conv2d(inputs, outputs, 3, stride=2, padding=1),
-            nn.GroupNorm(_GROUPS, outputs),
+            nn.GroupNorm(gcd(_GROUPS, outputs), outputs),
             nn.ReLU(inplace=True),
         ]
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -122,11 +138,11 @@ def _small(channels: int) -> nn.Sequential:
     return network
 
 
-def _head(features: int, num_foreground: int, dropout: float) -> nn.Sequential:
-    score = nn.Linear(_HIDDEN, num_foreground)
+def _head(features: int, hidden: int, num_foreground: int, dropout: float) -> nn.Sequential:
+    score = nn.Linear(hidden, num_foreground)
     head = nn.Sequential(
         nn.Dropout(dropout),
-        nn.Linear(features, _HIDDEN),
+        nn.Linear(features, hidden),
         nn.ReLU(inplace=True),
         nn.Dropout(dropout / 2),
         score,

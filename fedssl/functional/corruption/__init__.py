@@ -21,6 +21,7 @@ from fedssl.functional.corruption.registry import (
     SINGLE,
     Operation,
 )
+from fedssl.functional.corruption.soft import SoftMask, soften
 
 __all__ = [
     "BLOBS",
@@ -36,7 +37,9 @@ __all__ = [
     "CorruptedClasses",
     "Mask",
     "Operation",
+    "SoftMask",
     "corrupt",
     "corrupt_classes",
     "dice",
+    "soften",
 ]
