@@ -30,7 +30,7 @@ from fedssl.results import config_toml
 __all__ = ["RunStatus", "SuperLink", "superlink"]
 
 CONNECTION: Final = "private"
-STARTUP: Final = 60.0
+STARTUP: Final = 120.0
 """Seconds that the SuperLink may take to answer."""
 
 

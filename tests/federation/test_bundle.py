@@ -72,7 +72,7 @@ def flwr(
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=550,
     )
 
 
