@@ -18,7 +18,7 @@ from fedssl.config import RunConfig
 from fedssl.errors import FederationError, UploadError
 from fedssl.evaluate import means
 from fedssl.functional.averaging import all_finite, cpu_copy
-from fedssl.methods import METHODS
+from fedssl.methods import method_of
 from fedssl.methods.base import ServerRule, ServerSetup
 from fedssl.results import RoundRecord, RunFolder, SiteResult
 from fedssl.roster import agreed_task, build_roster, counts_as_labeled
@@ -112,7 +112,7 @@ class _Federation:
     def __init__(self, run: RunConfig, exchange: Exchange, token: str) -> None:
         self.run, self.exchange, self.token = run, exchange, token
         torch.set_num_threads(run.threads)
-        self.method = METHODS[run.method]
+        self.method = method_of(run)
         described = sorted(exchange.describe(token), key=lambda upload: upload.site)
         self.task = agreed_task(described)
         self.roster = build_roster(described, run)

@@ -33,7 +33,7 @@ from fedssl.evaluate import (
 from fedssl.federation import SiteSpec
 from fedssl.fingerprint import code_fingerprint
 from fedssl.memory import FileMemory, write_atomically
-from fedssl.methods import METHODS
+from fedssl.methods import method_of
 from fedssl.models import SegmentationModel
 from fedssl.seeds import derive_seed, generators, seeded
 from fedssl.types import Download, Role, Task, Upload
@@ -62,11 +62,11 @@ def shared_model(run: RunConfig, task: Task, device: torch.device) -> Segmentati
 
     Sites take turns with it; none finds what another left in parts that do not travel.
     """
-    key = f"{run.model_dump_json()}{run.method_config!r}{task!r}{device}"
+    key = f"{run.model_dump_json()}{run.method_config!r}{run.quality!r}{task!r}{device}"
     if key not in _MODELS:
         _MODELS.clear()
         with seeded(derive_seed(run.seed, "init"), torch.device("cpu")):
-            model = METHODS[run.method].build_model(run, task).to(device)
+            model = method_of(run).build_model(run, task).to(device)
         _MODELS[key] = model, {k: v.clone() for k, v in model.state_dict().items()}
     model, initial = _MODELS[key]
     load_weights(model, initial)
@@ -85,7 +85,7 @@ class Site:
 
     def __init__(self, spec: SiteSpec, task: Task, run: RunConfig, state: Path) -> None:
         self.spec, self.task, self.run, self.state = spec, task, run, state
-        self.trained_task = METHODS[run.method].task(task)
+        self.trained_task = method_of(run).task(task)
         torch.set_num_threads(run.threads)
         self.device = pick_device(run.device)
         source = open_source(spec, task)
@@ -142,7 +142,7 @@ class Site:
         }
 
     def _train(self, download: Download) -> Upload:
-        method = METHODS[self.run.method]
+        method = method_of(self.run)
         model = shared_model(self.run, self.trained_task, self.device)
         payload = method.payload(self.run, self.trained_task, dict(model.state_dict()))
         payload.check_download(download.stage, download.knowledge)

@@ -18,13 +18,15 @@ from fedssl.methods import (
     mean_teacher,
     mutual,
     pseudo_label,
+    quality,
     ua_mt,
     unimatch,
     urpc,
 )
 from fedssl.methods.base import Method
+from fedssl.methods.quality_config import guide_config
 
-__all__ = ["METHODS", "load_config"]
+__all__ = ["METHODS", "load_config", "method_of"]
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -33,6 +35,7 @@ METHODS: dict[str, Method] = {
         fedprox.METHOD,
         denoise.METHOD,
         mutual.METHOD,
+        quality.METHOD,
         pseudo_label.METHOD,
         mean_teacher.METHOD,
         ua_mt.METHOD,
@@ -50,5 +53,13 @@ METHODS: dict[str, Method] = {
 def load_config(flat: Mapping[str, Any]) -> RunConfig:
     """Return the typed configuration of flat keys; raise one `ConfigError` with all problems."""
     run = parse_run_config(flat, {name: method.config for name, method in METHODS.items()})
-    METHODS[run.method].check(run)
+    method_of(run).check(run)
     return run
+
+
+def method_of(run: RunConfig) -> Method:
+    """Return the run's method, guided by predicted quality if the run says so."""
+    method = METHODS[run.method]
+    if method is quality.METHOD or not guide_config(run).guide:
+        return method
+    return quality.guide(method)
