@@ -2,8 +2,8 @@
 
 Differences from DPL: prototypes are taken over all of a site's images, in sorted order, instead of
 over batches of 8; features are reduced by average pooling; normalisation layers stay in eval mode
-unless `mc-bn-mode = "batch"`, so that a pseudo-label does not depend on its neighbours in a batch; u = 0 for a single pass; a class without
-reliable pixels has no prototype test.
+unless `mc-bn-mode = "batch"`, so that a pseudo-label does not depend on its neighbours in a batch;
+u = 0 for a single pass; a class without reliable pixels has no prototype test.
 """
 
 from __future__ import annotations
