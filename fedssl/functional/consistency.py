@@ -22,7 +22,6 @@ __all__ = [
     "confidence",
     "foreground",
     "hard_label",
-    "label_distribution",
     "mutual_sharpening",
     "per_class",
     "probabilities",
@@ -73,19 +72,6 @@ def relative_entropy(prob: Float[Tensor, "B O *S"], output: Output) -> Float[Ten
 def per_class(gate: Shaped[Tensor, "B M *S"], classes: int) -> Shaped[Tensor, "B F *S"]:
     """Return a gate with one channel per foreground class."""
     return gate.expand(-1, classes, *gate.shape[2:])
-
-
-def label_distribution(prob: Float[Tensor, "B O *S"], output: Output) -> Float[Tensor, "B K *S"]:
-    """Return the probabilities of the K label values; they sum to 1.
-
-    Nested: with `q_f = min(p_1, ..., p_f)`, the probability of a label of at least f, the value f
-    has probability `q_f - q_(f+1)`; 1 - q_1 is the background's.
-    """
-    if output == Output.EXCLUSIVE:
-        return prob
-    at_least = torch.cummin(prob, dim=1).values
-    ends = torch.ones_like(prob[:, :1])
-    return torch.cat((ends, at_least), 1) - torch.cat((at_least, 0 * ends), 1)
 
 
 def squared_error(

@@ -5,6 +5,10 @@ AISTATS 2017 (arXiv 1602.05629).
 
 Every labeled or mixed site minimises Dice + cross-entropy on its masks; the coordinator averages
 the weights by the number of labeled samples. Unlabeled sites only evaluate.
+
+With `server-optimizer`, the coordinator takes the mean change for a gradient: FedAvgM (Hsu et al.
+2019), or FedAdagrad, FedAdam and FedYogi (Reddi et al., "Adaptive Federated Optimization", ICLR
+2021).
 """
 
 from __future__ import annotations
@@ -14,10 +18,11 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from fedssl.config import MethodConfig, RunConfig
+from fedssl.config import RunConfig
 from fedssl.functional.averaging import weighted_average
 from fedssl.functional.losses import supervised_loss
-from fedssl.methods.base import LocalObjective, Method, Payload, ServerRule
+from fedssl.methods.base import LocalObjective, Method, Payload, ServerRule, ServerSetup
+from fedssl.methods.server_optimizer import ServerOptimizer, ServerOptimizerConfig
 from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts
 from fedssl.roster import counts_as_labeled
@@ -26,8 +31,8 @@ from fedssl.types import Arrays, LabeledBatch, Losses, Stage, Task, UnlabeledBat
 __all__ = ["METHOD", "FedAvgConfig", "FedAvgRule", "Supervised"]
 
 
-class FedAvgConfig(MethodConfig):
-    """FedAvg has no keys of its own."""
+class FedAvgConfig(ServerOptimizerConfig):
+    """Keys of `fedavg`: those of the coordinator's optimizer."""
 
 
 class Supervised(LocalObjective):
@@ -47,6 +52,11 @@ class FedAvgRule(ServerRule):
 
     parts: ClassVar[tuple[str, ...]] = ("shared",)
 
+    def __init__(self, setup: ServerSetup) -> None:
+        self.setup = setup
+        assert isinstance(setup.config, FedAvgConfig)
+        self._optimizer = ServerOptimizer(setup.config, setup.run, setup.task)
+
     @override
     def plan(self, round_: int) -> Sequence[Stage]:
         sites = [s for s, info in self.setup.roster.items() if counts_as_labeled(info)]
@@ -56,7 +66,16 @@ class FedAvgRule(ServerRule):
     def merge(
         self, round_: int, stage: Stage, weights: Arrays, uploads: Sequence[Upload]
     ) -> Arrays:
-        return weighted_average([u.weights for u in uploads], [u.num_labeled for u in uploads])
+        average = weighted_average([u.weights for u in uploads], [u.num_labeled for u in uploads])
+        return self._optimizer.step(weights, average)
+
+    @override
+    def state(self) -> Arrays:
+        return self._optimizer.state()
+
+    @override
+    def load_state(self, arrays: Arrays) -> None:
+        self._optimizer.load_state(arrays)
 
 
 def no_payload(run: RunConfig, task: Task, weights: Arrays) -> Payload:

@@ -123,7 +123,7 @@ def check_warmup(run: RunConfig) -> None:
 
 
 def sample_weights(
-    uploads: Sequence[Upload], alpha: float, *, by_trusted: bool = False
+    uploads: Sequence[Upload], alpha: float, *, by_trusted: bool = False, uniform: bool = False
 ) -> list[float]:
     """Return each upload's weight: labeled samples, or alpha times an unlabeled site's samples.
 
@@ -131,14 +131,14 @@ def sample_weights(
         uploads: of one stage.
         alpha: at least 0.
         by_trusted: multiply by the `trusted` share in the site's metrics, where it reports one.
+        uniform: every site counts as one sample.
     """
     weights = []
     for upload in uploads:
-        if upload.role != Role.UNLABELED:
-            weights.append(float(upload.num_labeled))
-            continue
-        share = upload.metrics.get("trusted", 1.0) if by_trusted else 1.0
-        weights.append(alpha * upload.num_examples * share)
+        labeled = upload.role != Role.UNLABELED
+        samples = 1 if uniform else upload.num_labeled if labeled else upload.num_examples
+        share = upload.metrics.get("trusted", 1.0) if by_trusted and not labeled else 1.0
+        weights.append(samples * share * (1.0 if labeled else alpha))
     return weights
 
 
