@@ -8,10 +8,16 @@ from typing import Any
 from fedssl.config import RunConfig, parse_run_config
 from fedssl.methods import (
     bcp,
+    cbafed,
     cps,
     denoise,
+    fed_consist,
     fedavg,
+    fedbn,
+    fedirm,
+    fedmix,
     fedprox,
+    fedsemiseg,
     fixmatch,
     ict,
     mc_net,
@@ -19,6 +25,8 @@ from fedssl.methods import (
     mutual,
     pseudo_label,
     quality,
+    reference,
+    rscfed,
     ua_mt,
     unimatch,
     urpc,
@@ -33,8 +41,10 @@ METHODS: dict[str, Method] = {
     for method in (
         fedavg.METHOD,
         fedprox.METHOD,
+        fedbn.METHOD,
         denoise.METHOD,
         mutual.METHOD,
+        reference.METHOD,
         quality.METHOD,
         pseudo_label.METHOD,
         mean_teacher.METHOD,
@@ -46,6 +56,12 @@ METHODS: dict[str, Method] = {
         urpc.METHOD,
         bcp.METHOD,
         unimatch.METHOD,
+        fed_consist.METHOD,
+        fedirm.METHOD,
+        rscfed.METHOD,
+        fedsemiseg.METHOD,
+        fedmix.METHOD,
+        cbafed.METHOD,
     )
 }
 
