@@ -43,7 +43,8 @@ def test_an_unknown_key_of_the_method_is_refused(method: str):
 def test_the_default_configuration_works_on_both_kinds_of_output(method: str):
     for name in ("synthetic-fundus", "synthetic-prostate"):
         run = load_config({"method": method, "federation": name, "model.width": 4})
-        task, row = load_federation(run).task, METHODS[method]
+        row = METHODS[method]
+        task = row.task(load_federation(run).task)
         model = row.build_model(run, task)
         assert "shared" in row.parts(model)
         row.payload(run, task, dict(model.state_dict()))

@@ -22,9 +22,10 @@ Run = Callable[..., Finished]
 
 def initial_model(run: RunConfig) -> SegmentationModel:
     """Build the network as a run begins with it."""
-    task = load_federation(run).task
+    method = METHODS[run.method]
+    task = method.task(load_federation(run).task)
     with seeded(derive_seed(run.seed, "init"), torch.device("cpu")):
-        return METHODS[run.method].build_model(run, task)
+        return method.build_model(run, task)
 
 
 def shared(run: RunConfig) -> Arrays:
