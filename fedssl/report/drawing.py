@@ -92,7 +92,8 @@ def draw_evaluated(
         if true is None:
             return ours
         layer = difference_layer(true[i], predicted[i])
-        differences = Panel(layer, difference_palette(), ERROR_COLOURS)
+        kinds = list(ERROR_COLOURS.items())[: 3 if len(task.foreground) > 1 else 2]
+        differences = Panel(layer, difference_palette(), dict(kinds))
         return {"truth": _labels(true[i], task), **ours, "differences": differences}
 
     if true is None:

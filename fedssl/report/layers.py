@@ -35,7 +35,7 @@ CLASS_COLOURS = (
 )
 """Of Okabe and Ito, told apart with any colour vision; the dark ones lightened for gray images."""
 
-ERROR_COLOURS = {"missed": "#e8388a", "extra": "#6ea8ff", "wrong class": "#ffb000"}
+ERROR_COLOURS = {"missed": "#e8388a", "extra": "#ffa51f", "wrong class": "#ffffff"}
 UNTRUSTED = "#d81b60"
 
 _FILL, _LINE = 84, 255
