@@ -10,6 +10,9 @@ import typer
 from clients.cli.doctor import doctor_command
 from clients.cli.init import init_command
 from clients.cli.join import join_command
+from clients.cli.predict import predict_command
+from clients.cli.preview import preview_command
+from clients.cli.pseudo import pseudo_app
 
 __all__ = ["app"]
 
@@ -23,3 +26,6 @@ app = typer.Typer(
 app.command("init")(init_command)
 app.command("doctor")(doctor_command)
 app.command("join")(join_command)
+app.command("preview")(preview_command)
+app.command("predict")(predict_command)
+app.add_typer(pseudo_app, name="pseudo")

@@ -9,6 +9,7 @@ from fedssl.cli.keys import keys_command
 from fedssl.cli.methods import methods_command
 from fedssl.cli.run import run_command
 from fedssl.cli.simulate import simulate_command
+from fedssl.cli.submit import submit_command
 
 __all__ = ["app"]
 
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.command("simulate")(simulate_command)
 app.command("run")(run_command)
+app.command("submit")(submit_command)
 app.command("methods")(methods_command)
 app.command("keys")(keys_command)
 app.command("deploy")(deploy_command)

@@ -29,6 +29,7 @@ __all__ = [
     "collect",
     "flat_keys",
     "friendly_errors",
+    "interrupt",
     "read_experiment",
     "read_tables",
 ]
@@ -135,3 +136,8 @@ def absolute(run: RunConfig, out: Path | None) -> tuple[RunConfig, Path]:
         if getattr(run, key):
             update[key] = str(Path(getattr(run, key)).resolve())
     return run.model_copy(update=update), folder
+
+
+def interrupt(number: int, frame: object) -> None:
+    """Treat a termination like Ctrl-C, so that no process is left behind."""
+    raise KeyboardInterrupt

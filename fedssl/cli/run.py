@@ -20,6 +20,7 @@ from fedssl.cli.options import (
     absolute,
     collect,
     friendly_errors,
+    interrupt,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def run_command(
     gpus: GpusOption = None,
 ) -> None:
     """Train a federation on Flower and Ray; the exit status tells whether the run completed."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     with friendly_errors():
         flat = collect(federation, method, rounds, seed, config, assignments)
         from fedssl.federation import load_federation
@@ -102,8 +103,3 @@ def _gpus_per_site(run: RunConfig, workers: int) -> float:
     if run.device == "cpu" or not torch.cuda.is_available():
         return 0.0
     return min(1.0, torch.cuda.device_count() / workers)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """Treat a termination like Ctrl-C, so that no process is left behind."""
-    raise KeyboardInterrupt

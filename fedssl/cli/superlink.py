@@ -27,9 +27,11 @@ from fedssl.config import Scalar
 from fedssl.errors import FederationError
 from fedssl.results import config_toml
 
-__all__ = ["RunStatus", "SuperLink", "superlink"]
+__all__ = ["CONNECTION", "RunStatus", "SuperLink", "remote_superlink", "superlink"]
 
 CONNECTION: Final = "private"
+"""Name of the connection in the tools' configuration."""
+
 STARTUP: Final = 120.0
 """Seconds that the SuperLink may take to answer."""
 
@@ -53,15 +55,15 @@ class SuperLink:
 
     Args:
         folder: temporary folder with everything it writes.
-        port: of its one HTTP interface, on 127.0.0.1.
+        port: of its one HTTP interface.
         environment: for child processes.
-        process: the daemon.
+        process: the daemon; None where somebody else runs it.
     """
 
     folder: Path
     port: int
     environment: Mapping[str, str]
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | None = None
 
     def submit(self, app: Path, config: Mapping[str, Scalar], nodes: Mapping[str, Scalar]) -> str:
         """Start a run and return its id.
@@ -79,7 +81,7 @@ class SuperLink:
         command = ["run", str(app), CONNECTION, "--run-config", str(overrides)]
         if nodes:
             command += ["--federation-config", " ".join(f"{k}={v}" for k, v in nodes.items())]
-        answer = self._json([*command, "--format", "json"])
+        answer = self.flwr([*command, "--format", "json"])
         if not answer.get("run-id"):
             raise FederationError(f"Flower does not start the run: {_reason(answer)}")
         return str(answer["run-id"])
@@ -102,7 +104,7 @@ class SuperLink:
         """Return how a run ended; its log may end a moment before its status is set."""
         deadline = time.monotonic() + patience
         while True:
-            answer = self._json(["ls", CONNECTION, "--run-id", run, "--format", "json"])
+            answer = self.flwr(["ls", CONNECTION, "--run-id", run, "--format", "json"])
             rows = answer.get("runs") or [{"status": "unknown", "status-details": _reason(answer)}]
             found = RunStatus(rows[0]["status"], rows[0]["status-details"])
             if found.status.startswith("finished") or time.monotonic() > deadline:
@@ -113,7 +115,8 @@ class SuperLink:
         """Return what the daemon itself has printed."""
         return _log_file(self.folder).read_text(encoding="utf-8", errors="replace")
 
-    def _json(self, arguments: Sequence[str]) -> dict[str, Any]:
+    def flwr(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """Run Flower's command-line tool and return the JSON object that it prints."""
         done = subprocess.run(  # noqa: S603 - our own arguments
             [tool("flwr"), *arguments],
             cwd=self.folder,
@@ -149,7 +152,7 @@ def superlink(*, simulation: bool) -> Iterator[SuperLink]:
     port = free_port()
     process = None
     try:
-        _write_connection(folder, port)
+        _write_connection(folder, f"127.0.0.1:{port}")
         process = _start(folder, port, environment, simulation=simulation)
         _wait_until_healthy(process, port, folder)
         yield SuperLink(folder, port, environment, process)
@@ -158,6 +161,26 @@ def superlink(*, simulation: bool) -> Iterator[SuperLink]:
             if process is not None:
                 stop(process, mark)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def remote_superlink(address: str, root_certificates: Path | None) -> Iterator[SuperLink]:
+    """Connect to a SuperLink that somebody else runs.
+
+    Args:
+        address: `host:port` of its control interface; the coordinator's machine reaches it, sites
+            do not.
+        root_certificates: authority that signed its certificate; None: no TLS.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="fedssl-"))
+    try:
+        security = "insecure = true"
+        if root_certificates is not None:
+            security = f"root-certificates = {json.dumps(str(root_certificates.resolve()))}"
+        _write_connection(folder, address, security)
+        yield SuperLink(folder, int(address.rpartition(":")[2]), _environment(folder, ""))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _environment(folder: Path, mark: str) -> dict[str, str]:
@@ -182,12 +205,12 @@ def _environment(folder: Path, mark: str) -> dict[str, str]:
     }
 
 
-def _write_connection(folder: Path, port: int) -> None:
+def _write_connection(folder: Path, address: str, security: str = "insecure = true") -> None:
     for name in ("home", "work", "ray"):
         (folder / name).mkdir()
     (folder / "home" / "config.toml").write_text(
         f'[superlink]\ndefault = "{CONNECTION}"\n\n'
-        f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
+        f'[superlink.{CONNECTION}]\naddress = "{address}"\n{security}\n',
         encoding="utf-8",
     )
 

@@ -25,7 +25,7 @@ from fedssl.data.source import CaseSource
 from fedssl.errors import DataError
 from fedssl.types import Case, Task
 
-__all__ = ["PreparePlan", "PreparedCase", "PreparedSite", "prepare", "prepare_site"]
+__all__ = ["PreparePlan", "PreparedCase", "PreparedSite", "prepare", "prepare_case", "prepare_site"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def prepare(
     with CacheWriter(cache_dir, key) as writer:
         for index in range(len(source.cases)):
             case = source.read(index)
-            image, label, spacing = _prepared(case, plan)
+            image, label, spacing = prepare_case(case, plan)
             writer.add(
                 image,
                 label,
@@ -113,7 +113,7 @@ def _key(source: CaseSource, plan: PreparePlan) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _prepared(
+def prepare_case(
     case: Case, plan: PreparePlan
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[float, ...]]:
     """Return image, label and spacing (in units of the original) of one case."""
