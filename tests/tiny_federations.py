@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -108,6 +108,7 @@ class Watched:
         crash_after: number of answers to training stages after which the process ends.
         reverse: ask and answer in the opposite order.
         wire: pack and unpack every message, as Flower does.
+        absent: (round, site) of stages that a site takes no part in.
     """
 
     sites: Mapping[str, Site]
@@ -115,6 +116,7 @@ class Watched:
     crash_after: int = -1
     reverse: bool = False
     wire: bool = False
+    absent: Set[tuple[int, str]] = frozenset()
     engine: str = "loopback"
     training: bool = False
     downloads: list[Download] = field(default_factory=list)
@@ -129,6 +131,8 @@ class Watched:
         self.training = downloads[0].stage != "evaluate"
         arrived = []
         for download in reversed(downloads) if self.reverse else downloads:
+            if (download.round, download.site) in self.absent:
+                continue
             sent = self.change(self._answer(download))
             arrived += [sent] if sent is not None else []
             if self.training and self.crash_after == len(self.trained):
