@@ -36,7 +36,7 @@ def tiny(federation: Path, tmp_path: Path) -> dict[str, Scalar]:
         "model.depth": 2,
         "device": "cpu",
         "evaluate.every": 0,
-        "round-timeout": 240.0,
+        "round-timeout": 600.0,
     }
 
 

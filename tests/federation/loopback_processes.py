@@ -86,7 +86,7 @@ def fedssl_run(
         capture_output=True,
         text=True,
         check=False,
-        timeout=550,
+        timeout=1200,
     )
 
 

@@ -17,7 +17,7 @@ from loopback_processes import ROOT, marked_with, results, wait_until
 
 from fedssl.cli.processes import free_port, tool
 
-pytestmark = pytest.mark.federation
+pytestmark = [pytest.mark.federation, pytest.mark.timeout(1500)]
 
 PACKAGES = ("fedssl", "clients", "server")
 
@@ -72,7 +72,7 @@ def flwr(
         capture_output=True,
         text=True,
         check=False,
-        timeout=550,
+        timeout=1200,
     )
 
 

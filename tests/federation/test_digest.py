@@ -13,7 +13,7 @@ from fedssl.loopback import simulate
 from fedssl.methods import load_config
 from fedssl.progress import ConsoleProgress
 
-pytestmark = pytest.mark.federation
+pytestmark = [pytest.mark.federation, pytest.mark.timeout(1500)]
 
 QUICK = "denoise-two-stages"
 """Has all that the others have, and more messages of more kinds."""

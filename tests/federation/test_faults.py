@@ -31,7 +31,7 @@ from fedssl.loopback import simulate
 from fedssl.methods import load_config
 from fedssl.progress import ConsoleProgress
 
-pytestmark = pytest.mark.federation
+pytestmark = [pytest.mark.federation, pytest.mark.timeout(1500)]
 
 
 def test_a_wrong_number_of_nodes_is_one_clear_error(
