@@ -19,7 +19,7 @@ __all__ = ["Checkpoint", "load_checkpoint", "new_run_token", "save_checkpoint"]
 
 _MAY_DIFFER = {"rounds", "resume", "out", "data-root", "cache-dir", "device", "round-timeout"}
 _MAY_DIFFER |= {"evaluate.every", "evaluate.surface", "evaluate.overlays", "min-labeled"}
-_MAY_DIFFER |= {"min-unlabeled"}
+_MAY_DIFFER |= {"min-unlabeled", "tracking"}
 
 
 @dataclass(frozen=True, slots=True)

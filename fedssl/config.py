@@ -141,6 +141,9 @@ class RunConfig(_Section):
     min_unlabeled: int = Field(1, ge=0, description="replies of unlabeled sites, where addressed")
     round_timeout: float = Field(3600.0, gt=0, description="seconds to wait for a stage")
     resume: bool = False
+    tracking: str = Field(
+        "tensorboard", description="'tensorboard', 'mlflow', 'wandb', a comma list of them, or ''"
+    )
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
     split: SplitConfig = SplitConfig()
@@ -156,6 +159,14 @@ class RunConfig(_Section):
         if len(parts) > 3 or not all(p.isdigit() and int(p) > 0 for p in parts):
             raise ValueError("expected up to three positive integers, e.g. '96' or '96,128'")
         return ",".join(parts)
+
+    @field_validator("tracking")
+    @classmethod
+    def _trackers(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        if not set(names) <= {"tensorboard", "mlflow", "wandb"}:
+            raise ValueError("expected 'tensorboard', 'mlflow', 'wandb', or a comma list of them")
+        return ",".join(dict.fromkeys(names))
 
 
 def parse_assignments(pairs: list[str]) -> dict[str, Scalar]:

@@ -51,6 +51,9 @@ class ConsoleProgress:
         self._console.print(
             f"weights_sha256 {results['weights_sha256']}\nRun folder: {folder.path}"
         )
+        report = folder.path / "report.html"
+        if report.is_file():
+            self._console.print(f"Report: {report}")
 
 
 def results_table(results: Mapping[str, Any]) -> Table:

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from fedssl.config import RunConfig
 from fedssl.coordinator import run_federation
 from fedssl.errors import ConfigError, UploadError
-from fedssl.progress import ConsoleProgress
+from fedssl.report.progress import run_progress
 from fedssl.types import Arrays, Download, Upload
 from fedssl.wire import Transfer, pack_download, unpack_upload
 from server.exchange import Envelope, GridExchange
@@ -79,7 +79,8 @@ class FederationStrategy(Strategy):
         run = self.run.model_copy(update={"rounds": num_rounds, "round_timeout": timeout})
         self.summary()
         exchange = GridExchange(grid, run, self)
-        out = run_federation(run, exchange, self.folder, progress=ConsoleProgress())
+        progress = run_progress(run, self.folder)
+        out = run_federation(run, exchange, self.folder, progress=progress)
         dice = json.loads(out.results.read_text(encoding="utf-8"))["mean_dice"]
         metrics = MetricRecord({} if dice is None else {"mean-dice": float(dice)})
         return Result(evaluate_metrics_clientapp={num_rounds: metrics})

@@ -7,6 +7,7 @@ import typer
 from fedssl.cli.deploy import deploy_command
 from fedssl.cli.keys import keys_command
 from fedssl.cli.methods import methods_command
+from fedssl.cli.report import compare_command, report_command
 from fedssl.cli.run import run_command
 from fedssl.cli.simulate import simulate_command
 from fedssl.cli.submit import submit_command
@@ -23,6 +24,8 @@ app = typer.Typer(
 app.command("simulate")(simulate_command)
 app.command("run")(run_command)
 app.command("submit")(submit_command)
+app.command("report")(report_command)
+app.command("compare")(compare_command)
 app.command("methods")(methods_command)
 app.command("keys")(keys_command)
 app.command("deploy")(deploy_command)

@@ -37,8 +37,8 @@ def simulate_command(
         flat = collect(federation, method, rounds, seed, config, assignments)
         from fedssl.loopback import simulate
         from fedssl.methods import load_config
-        from fedssl.progress import ConsoleProgress
+        from fedssl.report.progress import run_progress
 
         run, folder = absolute(load_config(flat), out)
         run = run.model_copy(update={"resume": resume or run.resume})
-        simulate(run, folder, progress=ConsoleProgress())
+        simulate(run, folder, progress=run_progress(run, folder))
