@@ -65,6 +65,7 @@ class GuidedRule(ServerRule):
         self._snapshots = snapshot_rounds(self._start)
         self._pearson = self._blackout = math.nan
         self._version, self._passed, self._owed = 0, False, False
+        self._of_base = False  # whether the last merge was the base rule's
         if normalisation(setup.run) != self._config.normalise:
             log.warning(
                 "batch-size = %d: quality weights are divided by the number of samples, not by "
@@ -127,11 +128,13 @@ class GuidedRule(ServerRule):
     def merge(
         self, round_: int, stage: Stage, weights: Arrays, uploads: Sequence[Upload]
     ) -> Arrays:
+        self._of_base = False
         if stage.name == PREDICTOR:
             return weighted_average([u.weights for u in uploads], [u.num_labeled for u in uploads])
         if stage.name == GATE:
             self._decide([u.knowledge for u in uploads])
             return {}
+        self._of_base = True
         self._owed = any(u.metrics.get("quality/ready") == 0.0 for u in uploads)
         base = self._base_round(round_)
         own = {k: v for k, v in weights.items() if not k.startswith(f"{PREDICTOR}.")}
@@ -181,10 +184,11 @@ class GuidedRule(ServerRule):
 
     @override
     def metrics(self) -> Mapping[str, float]:
+        base = self._base.metrics() if self._of_base else {}
         if self._version == 0:
-            return self._base.metrics()
+            return base
         return {
-            **self._base.metrics(),
+            **base,
             "gate/pearson": self._pearson,
             "gate/blackout": self._blackout,
             "gate/passed": float(self._passed),
