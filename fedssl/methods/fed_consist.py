@@ -34,7 +34,13 @@ from fedssl.methods.base import (
     TrainingData,
 )
 from fedssl.methods.fedavg import no_payload
-from fedssl.methods.ssl_rule import JointStep, Phases, SemiSupervisedConfig, check_warmup
+from fedssl.methods.ssl_rule import (
+    JointStep,
+    Phases,
+    SemiSupervisedConfig,
+    check_warmup,
+    sample_weights,
+)
 from fedssl.methods.teacher import Teacher, TeacherConfig, TeacherKind
 from fedssl.methods.terms import dice_term
 from fedssl.models import build_unet
@@ -159,8 +165,10 @@ class FedConsistRule(ServerRule):
     def _importance(self, round_: int, upload: Upload) -> float:
         if upload.role != Role.UNLABELED:
             return 1.0
-        share = upload.metrics.get("trusted", 1.0) if self._config.weight_by_trusted else 1.0
-        return min(1.0, self._config.unlabeled_weight * self._phases.grown(round_)) * share
+        alpha = self._config.unlabeled_weight * self._phases.grown(round_)
+        by_trusted = self._config.weight_by_trusted
+        (share,) = sample_weights([upload], 1.0, by_trusted=by_trusted, uniform=True)
+        return min(1.0, alpha) * share
 
 
 METHOD = Method(

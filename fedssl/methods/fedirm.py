@@ -137,7 +137,6 @@ class RelationMatching(LocalObjective):
         mean = self._teacher.mean_of_passes(image, config.passes, noise=0.0)
         keep = relative_entropy(mean, output) < config.max_entropy
         keep = keep & (confidence(mean, output) >= config.min_confidence)
-        self._step.trust(keep)
         found = class_relations(
             logits, mean.argmax(1), keep[:, 0], temperature=config.relation_temperature
         )

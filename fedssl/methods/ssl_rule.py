@@ -127,6 +127,9 @@ def sample_weights(
 ) -> list[float]:
     """Return each upload's weight: labeled samples, or alpha times an unlabeled site's samples.
 
+    An unlabeled site that trusted no pixel has learned nothing and weighs nothing; with it, the
+    received weights would dilute what others learned.
+
     Args:
         uploads: of one stage.
         alpha: at least 0.
@@ -137,9 +140,13 @@ def sample_weights(
     for upload in uploads:
         labeled = upload.role != Role.UNLABELED
         samples = 1 if uniform else upload.num_labeled if labeled else upload.num_examples
-        share = upload.metrics.get("trusted", 1.0) if by_trusted and not labeled else 1.0
-        weights.append(samples * share * (1.0 if labeled else alpha))
+        weights.append(samples * (1.0 if labeled else alpha * _share(upload, by_trusted)))
     return weights
+
+
+def _share(upload: Upload, by_trusted: bool) -> float:
+    trusted = upload.metrics.get("trusted", 1.0)
+    return trusted if by_trusted else float(trusted > 0)
 
 
 class WarmupRule(ServerRule):
