@@ -7,13 +7,12 @@ size; the checks here compare what a header claims with what the file holds.
 from __future__ import annotations
 
 import re
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedssl.data.metaimage import check_metaimage
 from fedssl.data.nifti import check_nifti
+from fedssl.data.pictures import check_bmp, check_jpeg, check_png, check_tiff
 from fedssl.errors import DataError
 
 __all__ = [
@@ -117,19 +116,21 @@ def check_bytes(path: Path) -> FileFormat:
         raise DataError(f"{path} is empty (0 bytes); copy it again.")
     if file_format.magic and not head.startswith(file_format.magic):
         raise DataError(f"{path} is no {file_format.name} file{_looks_like(head)}.")
-    _check_content(path, file_format, head)
+    _check_content(path, file_format)
     return file_format
 
 
-def _check_content(path: Path, file_format: FileFormat, head: bytes) -> None:
+def _check_content(path: Path, file_format: FileFormat) -> None:
     if file_format.image_io == "NiftiImageIO":
         check_nifti(path, compressed=file_format is _NIFTI_GZ)
     elif file_format is _BMP:
-        _check_bmp(path, head)
+        check_bmp(path)
     elif file_format is _JPEG:
-        _check_jpeg(path)
+        check_jpeg(path)
     elif file_format is _PNG:
-        _check_png(path)
+        check_png(path)
+    elif file_format is _TIFF:
+        check_tiff(path)
     elif file_format is _META:
         check_metaimage(path)
     detached_files(path)
@@ -186,43 +187,3 @@ def detached_files(path: Path) -> list[Path]:
             f"{path} keeps its pixels in {str(data)[:300]}, which is missing. Copy it as well."
         )
     return [data]
-
-
-def _check_bmp(path: Path, head: bytes) -> None:
-    if len(head) < 34:
-        raise DataError(f"{path} is cut off inside its header. Copy the file again.")
-    start, _, width, height, _, bits, compression = struct.unpack_from("<IIiiHHI", head, 10)
-    if compression not in (0, 3):
-        raise DataError(f"{path} is a compressed BMP, which is not supported; save it as PNG.")
-    if width < 1 or height == 0:
-        raise DataError(f"{path}: its header claims {width} x {height} pixels. Export it again.")
-    needed = start + (abs(width) * bits + 31) // 32 * 4 * abs(height)
-    length = path.stat().st_size
-    if length < needed:
-        raise DataError(
-            f"{path} is cut off: its header claims {needed} bytes, {length} are there. "
-            "Copy the file again."
-        )
-
-
-def _check_jpeg(path: Path) -> None:
-    """The decoder fills what is missing with grey, so the end marker has to be there."""
-    content = path.read_bytes()
-    if content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
-        raise DataError(f"{path} is cut off: it has no end-of-image marker. Copy the file again.")
-
-
-def _check_png(path: Path) -> None:
-    """A chunk's length is believed by the decoder, which then takes that much memory."""
-    content = path.read_bytes()
-    at, kind = 8, b""
-    while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", content.ljust(at + 8, b"\0"), at)
-        end = at + 12 + length
-        if end > len(content):
-            raise DataError(f"{path} is cut off inside its data. Copy the file again.")
-        if zlib.crc32(content[at + 4 : end - 4]) != struct.unpack_from(">I", content, end - 4)[0]:
-            raise DataError(f"{path} is damaged: a checksum is wrong. Copy the file again.")
-        at = end
-    if content[25] == 4:
-        raise DataError(f"{path} is a grey PNG with transparency; save it without the alpha.")

@@ -145,6 +145,27 @@ def pillow(name: str, image: Image.Image, **options) -> Build:
     return build
 
 
+def pages() -> dict[str, Build]:
+    """TIFF files whose chain of pages does not end well."""
+    content = VALID["tif"]
+    first = struct.unpack_from("<I", content, 4)[0]
+    link = first + 2 + 12 * struct.unpack_from("<H", content, first)[0]
+    offsets = {
+        "to itself": first,
+        "into the header": 1,
+        "beyond the end": 2**31,
+        "to the end": len(content),
+    }
+    found = {
+        f"a tif page that leads {what}": saved(
+            "x.tif", patched(content, link, struct.pack("<I", offset))
+        )
+        for what, offset in offsets.items()
+    }
+    found["a tif without pages"] = saved("x.tif", patched(content, 4, bytes(4)))
+    return found
+
+
 def masks() -> dict[str, Build]:
     """Readable images that are no masks."""
     rgba = np.concatenate([COLOUR, PICTURE[..., None]], axis=-1)

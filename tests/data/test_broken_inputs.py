@@ -56,6 +56,7 @@ BROKEN = {
     **values.not_finite(),
     **values.detached(),
     **values.places(),
+    **values.pages(),
 }
 
 

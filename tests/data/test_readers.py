@@ -216,7 +216,7 @@ def test_failures_name_the_file_and_the_cause_and_nothing_is_printed(tmp_path, w
         "nrrd": "fread got only",
         "png": "cut off inside its data",
         "jpg": "end-of-image",
-        "tif": "cannot be read",
+        "tif": "cut off inside its pages",
         "bmp": "cut off",
     }.items():
         picture = np.arange(40 * 50, dtype=np.uint8).reshape(40, 50)

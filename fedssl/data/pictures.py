@@ -1,0 +1,94 @@
+"""What ITK's readers of picture formats do not check.
+
+They take a truncated BMP or JPEG for a whole one, believe the length of any PNG chunk, and follow
+the pages of a TIFF in a circle for ever.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+from fedssl.errors import DataError
+
+__all__ = ["check_bmp", "check_jpeg", "check_png", "check_tiff"]
+
+_MOST_PAGES = 10_000
+
+
+def check_bmp(path: Path) -> None:
+    """Compare the length with the header; the decoder fills what is missing with anything."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if len(head) < 34:
+        raise DataError(f"{path} is cut off inside its header. Copy the file again.")
+    start, _, width, height, _, bits, compression = struct.unpack_from("<IIiiHHI", head, 10)
+    if compression not in (0, 3):
+        raise DataError(f"{path} is a compressed BMP, which is not supported; save it as PNG.")
+    if width < 1 or height == 0:
+        raise DataError(f"{path}: its header claims {width} x {height} pixels. Export it again.")
+    needed = start + (abs(width) * bits + 31) // 32 * 4 * abs(height)
+    length = path.stat().st_size
+    if length < needed:
+        raise DataError(
+            f"{path} is cut off: its header claims {needed} bytes, {length} are there. "
+            "Copy the file again."
+        )
+
+
+def check_jpeg(path: Path) -> None:
+    """The decoder fills what is missing with grey, so the end marker has to be there."""
+    content = path.read_bytes()
+    if content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+        raise DataError(f"{path} is cut off: it has no end-of-image marker. Copy the file again.")
+
+
+def check_png(path: Path) -> None:
+    """A chunk's length is believed by the decoder, which then takes that much memory."""
+    content = path.read_bytes()
+    at, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", content.ljust(at + 8, b"\0"), at)
+        end = at + 12 + length
+        if end > len(content):
+            raise DataError(f"{path} is cut off inside its data. Copy the file again.")
+        if zlib.crc32(content[at + 4 : end - 4]) != struct.unpack_from(">I", content, end - 4)[0]:
+            raise DataError(f"{path} is damaged: a checksum is wrong. Copy the file again.")
+        at = end
+    if content[25] == 4:
+        raise DataError(f"{path} is a grey PNG with transparency; save it without the alpha.")
+
+
+def check_tiff(path: Path) -> None:
+    """Follow the chain of pages to its end; each page has to lie inside the file, once."""
+    seen: set[int] = set()
+    with path.open("rb") as file:
+        head = file.read(16).ljust(16, b"\0")
+        order = "<" if head[:2] == b"II" else ">"
+        big = struct.unpack_from(order + "H", head, 2)[0] == 43
+        at = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0]
+        while at:
+            if at in seen or len(seen) >= _MOST_PAGES:
+                raise DataError(f"{path} is damaged: its pages form a circle. Export it again.")
+            seen.add(at)
+            at = _next_page(file, at, order, big=big, path=path)
+    if not seen:
+        raise DataError(f"{path} is damaged: it has no page. Export it again.")
+
+
+def _next_page(file: BinaryIO, at: int, order: str, *, big: bool, path: Path) -> int:
+    """Return the offset of the page after the one at `at`, 0 after the last.
+
+    A page is a count of entries, the entries (12 bytes, in BigTIFF 20), and that offset.
+    """
+    count_kind, next_kind, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
+    try:
+        file.seek(at)
+        count = struct.unpack(order + count_kind, file.read(8 if big else 2))[0]
+        file.seek(count * entry, 1)
+        following: int = struct.unpack(order + next_kind, file.read(8 if big else 4))[0]
+    except (struct.error, OSError, OverflowError):
+        raise DataError(f"{path} is cut off inside its pages. Copy the file again.") from None
+    return following
