@@ -75,7 +75,7 @@ class Health:
 
     def _add(self, name: str, value: Tensor) -> None:
         old = self._sums.get(name)
-        self._sums[name] = value if old is None else old + value
+        self._sums[name] = value.detach() if old is None else old + value.detach()
 
     def metrics(self) -> dict[str, float]:
         """Return the stage's means.
