@@ -100,14 +100,7 @@ class Site:
                 f"{spec.path}. Add masks, or make the site unlabeled."
             )
         self.data = SiteTrainingData(
-            self.prepared,
-            self.split.train,
-            labeled,
-            task,
-            run,
-            self.device,
-            stored_dir=state / "pseudo",
-            validation=[i for i in self.split.val if labeled and self.prepared.cases[i].has_label],
+            self.prepared, self.split.train, labeled, task, run, self.device, state / "pseudo"
         )
 
     def answer(self, download: Download) -> Upload:

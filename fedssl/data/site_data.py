@@ -28,8 +28,8 @@ _MAP_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 class SiteTrainingData:
     """Implements `fedssl.methods.base.TrainingData` on a prepared site.
 
-    A mask is opened for the cases in `labeled` and `validation` only. Stored maps are files under
-    `stored_dir`, so they survive the process; what batches carry is what was saved, bit by bit.
+    A mask is opened for the cases in `labeled` only. Stored maps are files under `stored_dir`, so
+    they survive the process; what batches carry is what was saved, bit by bit.
 
     Args:
         prepared: the site's prepared cases.
@@ -39,7 +39,6 @@ class SiteTrainingData:
         run: its `patch-size` is read here.
         device: where `image` and `label` put their tensors.
         stored_dir: folder for stored maps; made when the first one is stored.
-        validation: positions of validation cases whose mask may be used, never to train on.
     """
 
     def __init__(
@@ -51,13 +50,10 @@ class SiteTrainingData:
         run: RunConfig,
         device: torch.device,
         stored_dir: Path,
-        validation: Sequence[int] = (),
     ) -> None:
         chosen = set(labeled)
         if not chosen <= set(train):
             raise ValueError("labeled positions have to be training positions")
-        if not set(validation).isdisjoint(train):
-            raise ValueError("validation positions must not be training positions")
         self.prepared, self.task, self.device = prepared, task, device
         self.patch = parse_size(run.patch_size, task, "patch-size")
         check_patch(self.patch, run)
@@ -65,7 +61,6 @@ class SiteTrainingData:
         self._labeled = tuple(i for i in self._train if i in chosen)
         self._unlabeled = tuple(i for i in self._train if i not in chosen)
         self._kept = self._unlabeled
-        self._validation = tuple(validation)
         self._stored_dir = stored_dir
         self._stored: dict[int, dict[str, np.ndarray]] = {}
         self._foreground: dict[int, np.ndarray] = {}
@@ -86,11 +81,6 @@ class SiteTrainingData:
         return self._kept
 
     @property
-    def validation(self) -> tuple[int, ...]:
-        """Positions of validation cases whose mask may be used, to test what was trained here."""
-        return self._validation
-
-    @property
     def num_examples(self) -> int:
         """Training samples: images (2d), slices (slices, 2.5d) or volumes (3d)."""
         return sum(self.samples_in(case) for case in self._train)
@@ -105,21 +95,26 @@ class SiteTrainingData:
         sliced = self.task.mode in ("slices", "2.5d")
         return self.prepared.cases[case].shape[0] if sliced else 1
 
+    def subject(self, case: int) -> int:
+        """Return the position of the first training case that shows the same subject."""
+        cases = self.prepared.cases
+        return next(i for i in self._train if cases[i].subject == cases[case].subject)
+
     def image(self, case: int) -> Tensor:
         """Return one prepared image [C, *S] float32 on the device, neither padded nor cropped."""
         return torch.from_numpy(np.array(self.prepared.image(case))).to(self.device)
 
     def label(self, case: int) -> Tensor:
-        """Return the mask [*S] int64 of a labeled or validation case.
+        """Return the mask [*S] int64 of a labeled case.
 
         Raises:
-            TrainingError: the case is neither; its mask is not opened.
+            TrainingError: the case is not labeled; its mask is not opened.
         """
         return torch.from_numpy(self.label_array(case).astype(np.int64)).to(self.device)
 
     def label_array(self, case: int) -> np.ndarray:
-        """Return the mask [*S] uint8 of a case, under the same condition as `label`."""
-        if case not in self._labeled and case not in self._validation:
+        """Return the mask [*S] uint8 of a labeled case, under the same condition as `label`."""
+        if case not in self._labeled:
             raise TrainingError(
                 f"Training asked for the mask of case {case}, which is not among the labeled cases "
                 "of this site. Only labeled cases have masks in training."

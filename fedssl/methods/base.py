@@ -81,18 +81,17 @@ class TrainingData(Protocol):
         """Unlabeled cases that batches are drawn from; if empty, there are no such batches."""
 
     @property
-    def validation(self) -> Sequence[int]:
-        """Cases of the validation split whose mask may be used, to test what was trained here."""
-
-    @property
     def num_labeled(self) -> int:
         """Training samples (images, slices or volumes) with a mask that is used."""
+
+    def subject(self, case: int) -> int:
+        """Return a number that cases of one subject share; it says nothing else."""
 
     def image(self, case: int) -> Tensor:
         """Return one prepared image [C, *S] float32 on the training device, not augmented."""
 
     def label(self, case: int) -> Tensor:
-        """Return the mask [*S] int64 of a labeled or validation case; raise for any other."""
+        """Return the mask [*S] int64 of a labeled case; raise for any other case."""
 
     def store(self, case: int, **maps: Tensor) -> None:
         """Keep maps [M, *S] (uint8 or float16) of a case; batches carry them as `stored`."""

@@ -46,6 +46,9 @@ class GuideConfig(MethodConfig):
     predictor_lr: float = Field(3e-4, gt=0, description="AdamW, cosine over the predictor's rounds")
     predictor_weight_decay: float = Field(5e-4, ge=0)
     predictor_clip_norm: float = Field(1.0, ge=0, description="largest gradient norm, 0 = off")
+    held_out: float = Field(
+        0.2, gt=0, lt=1, description="share of a site's labeled subjects kept for the gate"
+    )
     refresh_every: int = Field(0, ge=0, description="rounds between fine-tunings, 0 = frozen")
     backbone: Literal["small", "resnet18"] = "small"
     width: int = Field(32, ge=2, le=256, description="`small`: channels of its first convolution")

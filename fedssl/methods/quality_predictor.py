@@ -2,12 +2,12 @@
 
 Abhishek and Hamarneh, arXiv 2606.01753, 2026. Differences: batches are those of the segmenter, with
 its augmentation (geometry before the mask is corrupted, intensities of the image only); no early
-stopping, as there are rounds; the test's sums are pooled over sites.
+stopping, as there are rounds; the test's sums are pooled over sites, and it uses labeled training
+images that the predictor is not trained on, so that it takes no further masks.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from math import ceil
 from typing import cast
@@ -24,13 +24,14 @@ from fedssl.errors import TrainingError
 from fedssl.functional.corruption import Mask, corrupt_classes
 from fedssl.functional.labels import foreground_targets
 from fedssl.functional.quality import CorrelationSums
-from fedssl.methods.base import LocalObjective, Recipe, TrainingData
+from fedssl.methods.base import LocalObjective, LocalSetup, Recipe, TrainingData
 from fedssl.methods.quality_config import guide_config
 from fedssl.methods.quality_masks import MaskSource
 from fedssl.models.quality_net import QualityNet
+from fedssl.seeds import generators
 from fedssl.types import Arrays, Download, LabeledBatch, Losses, Term, UnlabeledBatch
 
-__all__ = ["GATE", "PREDICTOR", "GateTest", "PredictorTraining", "predictor_of"]
+__all__ = ["GATE", "PREDICTOR", "GateTest", "PredictorTraining", "held_out_cases", "predictor_of"]
 
 PREDICTOR = "predictor"
 """The predictor's place in a guided model, its part, and the stage that trains it."""
@@ -41,12 +42,24 @@ GATE = "gate"
 _GATE_IMAGES = 64
 _GATE_MASKS = 5
 
-log = logging.getLogger("fedssl")
-
 
 def predictor_of(model: nn.Module) -> QualityNet:
     """Return the quality predictor of a guided model."""
     return cast("QualityNet", model.get_submodule(PREDICTOR))
+
+
+def held_out_cases(setup: LocalSetup, data: TrainingData) -> list[int]:
+    """Return the labeled cases that are kept for the gate, the same in every stage of a run.
+
+    They are those of a random share of the subjects (`quality.held-out`), at least one of two.
+    """
+    subjects = {case: data.subject(case) for case in data.labeled}
+    order = generators(setup.run.seed, "quality", "held-out").numpy.permutation(
+        sorted(set(subjects.values()))
+    )
+    count = max(1, round(guide_config(setup.run).held_out * len(order))) if len(order) > 1 else 0
+    kept = set(order[:count].tolist())
+    return [case for case in data.labeled if subjects[case] in kept]
 
 
 class PredictorTraining(LocalObjective):
@@ -60,6 +73,7 @@ class PredictorTraining(LocalObjective):
         in_a_step = run.batch_size * config.masks_per_step
         wanted = ceil(config.masks_per_image * data.num_labeled / in_a_step)
         self._steps = wanted if config.predictor_steps < 0 else config.predictor_steps
+        self._held_out = torch.tensor(held_out_cases(self.setup, data), dtype=torch.int64)
         data.keep_only([])
 
     @override
@@ -75,26 +89,26 @@ class PredictorTraining(LocalObjective):
         self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None
     ) -> Losses:
         assert labeled is not None, "the engine gives labeled sites a labeled batch"
-        graded = self._masks.draw(labeled)
+        used = ~torch.isin(labeled.case, self._held_out)
+        if not used.any():
+            return Losses()
+        image, label = (maps[used.to(maps.device)] for maps in (labeled.image, labeled.label))
+        graded = self._masks.draw(LabeledBatch(image, label, labeled.case[used]))
         predicted = predictor_of(self.setup.model)(graded.image, graded.mask).float()
         loss = nnf.smooth_l1_loss(predicted, graded.quality, reduction="none").mean(1)
         return Losses(None, [Term(PREDICTOR, loss, torch.ones_like(loss))])
 
 
 class GateTest(LocalObjective):
-    """Sums for two correlations on validation images: with the truth, and with the image black.
+    """Sums for two correlations on held-out images: with the truth, and with the image black.
 
-    A site without a mask in its validation split tests on new masks of its training images.
+    A site with one labeled subject tests on new masks of the images that it trained on.
     """
 
     @override
     def begin(self, download: Download, data: TrainingData) -> None:
         self._normal, self._blackout = CorrelationSums(), CorrelationSums()
-        if not data.validation:
-            log.warning(
-                "No mask in the validation split: the predictor is tested on training ones."
-            )
-        images = self._images(data)
+        images = self._images(data, held_out_cases(self.setup, data) or data.labeled)
         predictor = predictor_of(self.setup.model).eval()
         with torch.no_grad():
             for image, masks, quality in self._graded(images):
@@ -114,18 +128,20 @@ class GateTest(LocalObjective):
     def knowledge(self) -> Arrays:
         return {"normal": self._normal.to_tensor(), "blackout": self._blackout.to_tensor()}
 
-    def _images(self, data: TrainingData) -> list[tuple[int, Tensor, Mask]]:
+    def _images(self, data: TrainingData, cases: Sequence[int]) -> list[tuple[int, Tensor, Mask]]:
         """Return up to 64 random pictures [C, H, W] with their case and true masks [F, H, W]."""
         rng, task = self.setup.rng.numpy, self.setup.task
-        cases = data.validation or data.labeled
         volumes = task.mode != "2d"
         places = [(c, z) for c in cases for z in range(len(data.label(c)) if volumes else 1)]
         chosen = sorted(rng.permutation(len(places))[:_GATE_IMAGES].tolist())
-        found = []
+        found, opened = [], -1
         for case, position in (places[i] for i in chosen):
-            image, label = data.image(case).cpu().numpy(), data.label(case).cpu().numpy()
+            if case != opened:
+                whole, truth = data.image(case).cpu().numpy(), data.label(case).cpu().numpy()
+                opened = case
+            image, label = whole, truth
             if volumes:
-                image, label = take_slice(image, position, task.mode), label[position]
+                image, label = take_slice(whole, position, task.mode), truth[position]
             image, label = self._cut(image, label)
             target = foreground_targets(
                 torch.from_numpy(label)[None], task.num_classes - 1, task.output

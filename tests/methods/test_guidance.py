@@ -24,7 +24,12 @@ from fedssl.methods.base import LocalSetup
 from fedssl.methods.quality import guide
 from fedssl.methods.quality_guide import Guidance
 from fedssl.methods.quality_masks import MaskSource, WeakModels, snapshot_file
-from fedssl.methods.quality_predictor import GateTest, predictor_of
+from fedssl.methods.quality_predictor import (
+    GateTest,
+    PredictorTraining,
+    held_out_cases,
+    predictor_of,
+)
 from fedssl.methods.quality_rule import snapshot_rounds
 from fedssl.seeds import generators
 from fedssl.site import Site
@@ -389,32 +394,69 @@ def site(tmp_path_factory, prepared_cache):
     return Site(federation.sites[0], federation.task, run, folder / "state")
 
 
-def test_the_gate_counts_five_masks_of_each_validation_image(build, site):
-    test = GateTest(build(role=Role.LABELED))
+def test_the_gate_counts_five_masks_of_each_image_that_was_held_out(build, site):
+    setup = build(role=Role.LABELED)
+    test = GateTest(setup)
     test.begin(Download("r", 0, "gate", "north"), site.data)
     sums = test.knowledge()
     assert {k: (v.shape, v.dtype) for k, v in sums.items()} == {
         "normal": ((6,), torch.float64),
         "blackout": ((6,), torch.float64),
     }
-    assert len(site.data.validation) > 0
-    assert sums["normal"][0] == 5 * 2 * len(site.data.validation)
+    assert sums["normal"][0] == 5 * 2 * len(held_out_cases(setup, site.data))
 
 
-def test_masks_of_the_validation_split_are_open_to_the_gate_and_never_drawn(site):
-    data = site.data
-    assert set(data.validation) == set(site.split.val)
-    assert data.label(data.validation[0]).any()
+def test_whole_subjects_are_held_out_and_the_predictor_never_sees_them(build, site, monkeypatch):
+    setup, data = build(role=Role.LABELED), site.data
+    held = set(held_out_cases(setup, data))
+    subjects = {case: site.prepared.cases[case].subject for case in data.labeled}
+    assert 0 < len(held) < len(data.labeled)
+    assert {subjects[c] for c in held}.isdisjoint(subjects[c] for c in set(subjects) - held)
+    clock = {"quality_weak": 0.0, "quality_lr": 1.0}
+    training = PredictorTraining(setup)
+    training.begin(Download("r", 0, "predictor", "north", clock=clock), data)
+    seen, original = set(), MaskSource.draw
+
+    def watched(self, batch):
+        seen.update(batch.case.tolist())
+        return original(self, batch)
+
+    monkeypatch.setattr(MaskSource, "draw", watched)
     rng = generators(0, "batches")
     batches = Batches(data, site.run, site.task, rng.numpy, rng.torch)
-    drawn = {c for _ in range(10) for c in batches.next_labeled().case.tolist()}
-    assert drawn.isdisjoint(data.validation)
+    for _ in range(10):
+        training.training_step(batches.next_labeled(), None)
+    assert seen == set(data.labeled) - held
+
+
+def test_a_step_with_held_out_images_only_is_skipped(build, site):
+    setup, data = build(role=Role.LABELED), site.data
+    clock = {"quality_weak": 0.0, "quality_lr": 1.0}
+    training = PredictorTraining(setup)
+    training.begin(Download("r", 0, "predictor", "north", clock=clock), data)
+    case = held_out_cases(setup, data)[0]
+    batch = LabeledBatch(
+        data.image(case)[None], data.label(case)[None], torch.tensor([case], dtype=torch.int64)
+    )
+    assert training.training_step(batch, None) == Losses()
+
+
+def test_a_predictors_round_is_fifty_masks_of_each_image(build, site):
+    clock = {"quality_weak": 0.0, "quality_lr": 0.5}
+    for keys, steps in (({}, 50 * site.data.num_labeled / 16), ({"predictor_steps": 3}, 3)):
+        setup = build(role=Role.LABELED, **keys)
+        training = PredictorTraining(setup)
+        training.begin(Download("r", 0, "predictor", "north", clock=clock), site.data)
+        recipe = training.recipe(list(predictor_of(setup.model).parameters()))
+        assert recipe.steps == math.ceil(steps)
+        assert recipe.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * 3e-4)
+        assert recipe.clip_norm == 1.0
 
 
 def test_a_gate_on_cut_out_patches_sees_patches(build, site):
     setup = build(role=Role.LABELED)
     setup = replace(setup, run=setup.run.model_copy(update={"patch_size": "16"}))
-    images = GateTest(setup)._images(site.data)
+    images = GateTest(setup)._images(site.data, site.data.labeled)
     assert {tuple(image.shape) for _, image, _ in images} == {(3, 16, 16)}
     assert {mask.shape for _, _, mask in images} == {(2, 16, 16)}
     assert np.mean([mask.any() for _, _, mask in images]) > 0
