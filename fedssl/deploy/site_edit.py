@@ -54,7 +54,8 @@ def _mixed(lines: list[str], labels: Path, listing: Path) -> str:
         body.pop()
     body += ['role = "mixed"', f"labeled = {json.dumps(str(listing))}"]
     options = _section(lines, r"\[site\.options\]")
-    kept = [line for line in lines[options[0] + 1 : options[1]] if not _sets(line, "labels")]
+    rest = lines[options[0] + 1 : options[1]] if options[0] >= 0 else []
+    kept = [line for line in rest if not _sets(line, "labels")]
     while kept and not kept[-1].strip():
         kept.pop()
     head = lines[: site[0] + 1]
