@@ -1,7 +1,7 @@
 """The Flower side of pyproject.toml, made from the typed configuration.
 
-`python -m fedssl.app_config`, run beside pyproject.toml, prints the tables that have to stand in
-it; a test asserts that they do.
+`python -m fedssl.app_config`, run beside pyproject.toml, rewrites these tables in it; a test
+asserts that they are up to date.
 Flower accepts an override on the command line only for a key that stands there.
 """
 
@@ -15,11 +15,23 @@ from typing import Any, Final
 
 from fedssl import __version__
 from fedssl.config import RunConfig, Scalar, flatten
+from fedssl.errors import ConfigError
 from fedssl.fingerprint import package_folders
 from fedssl.methods import METHODS
 from fedssl.results import config_toml
 
-__all__ = ["app_block", "declared_requirements", "default_config", "stage_app", "uv_block"]
+__all__ = [
+    "MARKER",
+    "app_block",
+    "declared_requirements",
+    "default_config",
+    "stage_app",
+    "uv_block",
+    "with_blocks",
+]
+
+MARKER: Final = "# From here on generated: `python -m fedssl.app_config`."
+"""Line of pyproject.toml after which nothing is written by hand."""
 
 APP: Final = """\
 [tool.flwr.app]
@@ -105,6 +117,18 @@ def _name(requirement: str) -> str:
     return re.sub(r"[._-]+", "-", name.group()).lower()
 
 
+def with_blocks(pyproject: str) -> str:
+    """Return the text of a pyproject.toml with all after `MARKER` made anew.
+
+    Raises:
+        ConfigError: the marker is missing.
+    """
+    head, marker, _ = pyproject.partition(MARKER)
+    if not marker:
+        raise ConfigError(f"pyproject.toml has no line {MARKER!r}; put it before [tool.uv].")
+    return f"{head}{marker}\n{uv_block(declared_requirements(tomllib.loads(head)))}\n{app_block()}"
+
+
 if __name__ == "__main__":
-    parsed = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
-    print(uv_block(declared_requirements(parsed)), app_block(), sep="\n", end="")  # noqa: T201
+    path = Path("pyproject.toml")
+    path.write_text(with_blocks(path.read_text(encoding="utf-8")), encoding="utf-8")

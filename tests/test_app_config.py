@@ -9,35 +9,38 @@ import pytest
 
 import fedssl
 from fedssl.app_config import (
+    MARKER,
     app_block,
     declared_requirements,
     default_config,
     stage_app,
     uv_block,
+    with_blocks,
 )
 from fedssl.config import RunConfig, flatten
+from fedssl.errors import ConfigError
 from fedssl.fingerprint import package_folders
 from fedssl.methods import METHODS, load_config
 
 ROOT = Path(fedssl.__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def pyproject() -> dict[str, object]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())
-
-
-def test_pyproject_holds_the_block_that_the_models_give() -> None:
+def test_pyproject_is_what_the_models_and_the_dependencies_give() -> None:
+    # A key that is missing cannot be overridden under `flwr run`; a dependency that uv is not told
+    # to leave alone makes `flwr run` download it, or fail without a network.
     text = (ROOT / "pyproject.toml").read_text()
-    remedy = "run: python -m fedssl.app_config"
-    assert app_block() in text, remedy
-    assert text.count("[tool.flwr") == app_block().count("[tool.flwr"), remedy
+    assert text == with_blocks(text), "run: python -m fedssl.app_config"
 
 
-def test_uv_would_install_nothing(pyproject: dict[str, object]) -> None:
-    # A dependency that is not overridden makes `flwr run` download it, or fail without a network.
-    expected = tomllib.loads(uv_block(declared_requirements(pyproject)))["tool"]["uv"]
-    assert pyproject["tool"]["uv"] == expected, "run: python -m fedssl.app_config"  # type: ignore[index]
+def test_rewriting_replaces_what_is_generated_and_keeps_the_rest() -> None:
+    text = '[project]\ndependencies = ["torch>=2"]\n# a comment\n'
+    with pytest.raises(ConfigError, match="From here on generated"):
+        with_blocks(text)
+    written = with_blocks(f"{text}{MARKER}\n[tool.uv]\nstale = 1\n")
+    assert written.startswith(text)
+    tool = tomllib.loads(written)["tool"]
+    assert tool["uv"] == {"override-dependencies": ["torch ; python_version < '0'"]}
+    assert tool["flwr"] == tomllib.loads(app_block())["tool"]["flwr"]
 
 
 def test_requirements_come_from_dependencies_extras_and_groups() -> None:
