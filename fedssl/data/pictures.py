@@ -16,6 +16,9 @@ from fedssl.errors import DataError
 __all__ = ["check_bmp", "check_jpeg", "check_png", "check_tiff"]
 
 _MOST_PAGES = 10_000
+_BITS = 258
+_LAYOUT_TAGS = {254, 255, 256, 257, _BITS, 262, 277, 284, 322, 323}
+"""Kind of page, width, height, bits, colours, samples, planes, tile width and height."""
 
 
 def check_bmp(path: Path) -> None:
@@ -62,33 +65,48 @@ def check_png(path: Path) -> None:
 
 
 def check_tiff(path: Path) -> None:
-    """Follow the chain of pages to its end; each page has to lie inside the file, once."""
-    seen: set[int] = set()
+    """Follow the chain of pages to its end; each lies inside the file, once, and all are alike.
+
+    ITK takes the size of the first page for all of them.
+    """
+    pages: dict[int, dict[int, bytes]] = {}
     with path.open("rb") as file:
         head = file.read(16).ljust(16, b"\0")
         order = "<" if head[:2] == b"II" else ">"
         big = struct.unpack_from(order + "H", head, 2)[0] == 43
         at = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0]
         while at:
-            if at in seen or len(seen) >= _MOST_PAGES:
+            if at in pages or len(pages) >= _MOST_PAGES:
                 raise DataError(f"{path} is damaged: its pages form a circle. Export it again.")
-            seen.add(at)
-            at = _next_page(file, at, order, big=big, path=path)
-    if not seen:
+            pages[at], at = _page(file, at, order, big=big, path=path)
+    if not pages:
         raise DataError(f"{path} is damaged: it has no page. Export it again.")
+    first = next(iter(pages.values()))
+    if any(page != first for page in pages.values()):
+        raise DataError(
+            f"{path} has {len(pages)} pages that differ in size or type; keep one picture (or the "
+            "slices of one volume) per file."
+        )
 
 
-def _next_page(file: BinaryIO, at: int, order: str, *, big: bool, path: Path) -> int:
-    """Return the offset of the page after the one at `at`, 0 after the last.
+def _page(
+    file: BinaryIO, at: int, order: str, *, big: bool, path: Path
+) -> tuple[dict[int, bytes], int]:
+    """Return the entries that decide a page's layout, and the offset of the next page.
 
-    A page is a count of entries, the entries (12 bytes, in BigTIFF 20), and that offset.
+    A page is a count of entries, the entries (12 bytes, in BigTIFF 20), and that offset (0: last).
     """
-    count_kind, next_kind, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
+    count_kind, next_kind, size = ("Q", "Q", 20) if big else ("H", "I", 12)
     try:
         file.seek(at)
         count = struct.unpack(order + count_kind, file.read(8 if big else 2))[0]
-        file.seek(count * entry, 1)
+        table = file.read(min(count, 1 << 16) * size)
         following: int = struct.unpack(order + next_kind, file.read(8 if big else 4))[0]
     except (struct.error, OSError, OverflowError):
         raise DataError(f"{path} is cut off inside its pages. Copy the file again.") from None
-    return following
+    rows = [table[i : i + size] for i in range(0, len(table), size)]
+    tags = {struct.unpack_from(order + "H", row)[0]: row for row in rows}
+    layout = {tag: row for tag, row in tags.items() if tag in _LAYOUT_TAGS}
+    if struct.unpack_from(order + "I", layout.get(_BITS, bytes(size)), 4)[0] > 1:
+        layout[_BITS] = layout[_BITS][:8]  # more than one value stands elsewhere, page by page
+    return layout, following

@@ -145,11 +145,17 @@ def pillow(name: str, image: Image.Image, **options) -> Build:
     return build
 
 
+def link_of(tif: bytes) -> int:
+    """Return where the first page of a TIFF tells the place of the second."""
+    first = struct.unpack_from("<I", tif, 4)[0]
+    return first + 2 + 12 * struct.unpack_from("<H", tif, first)[0]
+
+
 def pages() -> dict[str, Build]:
     """TIFF files whose chain of pages does not end well."""
     content = VALID["tif"]
     first = struct.unpack_from("<I", content, 4)[0]
-    link = first + 2 + 12 * struct.unpack_from("<H", content, first)[0]
+    link = link_of(content)
     offsets = {
         "to itself": first,
         "into the header": 1,
@@ -162,6 +168,11 @@ def pages() -> dict[str, Build]:
         )
         for what, offset in offsets.items()
     }
+    stack = encoded("tif", VOLUME)
+    second = struct.unpack_from("<I", stack, link_of(stack))[0]
+    for what, entry, value in (("width", 1, 9), ("height", 2, 99), ("bits", 3, 16), ("kind", 0, 0)):
+        changed = patched(stack, second + 2 + 12 * entry + 8, struct.pack("<I", value))
+        found[f"tif pages of different {what}"] = saved("x.tif", changed)
     found["a tif without pages"] = saved("x.tif", patched(content, 4, bytes(4)))
     return found
 
