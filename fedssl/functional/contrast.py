@@ -24,7 +24,8 @@ def masked_means(features: Float[Tensor, "B D *S"], mask: Bool[Tensor, " B *S"])
     features = features if features.dtype == torch.float64 else features.float()
     weight = mask.flatten(1).to(features.dtype)
     count = weight.sum(1)
-    total = torch.einsum("bn,bdn->bd", weight, features.flatten(2))
+    with torch.autocast(features.device.type, enabled=False):  # sums over pixels need all digits
+        total = torch.einsum("bn,bdn->bd", weight, features.flatten(2))
     return MaskedMeans(total / count.clamp_min(1)[:, None], count > 0)
 
 
@@ -46,8 +47,10 @@ def foreground_contrast(
     keys = bank.detach().to(q)
     known = keys.abs().amax(2) > 0
     keys = nnf.normalize(keys, dim=2)
-    positive = q @ keys[known[:, 0], 0].T / temperature
-    negative = torch.logsumexp(q @ keys[known[:, 1], 1].T / temperature, dim=1, keepdim=True)
+    with torch.autocast(q.device.type, enabled=False):
+        positive = q @ keys[known[:, 0], 0].T / temperature
+        others = q @ keys[known[:, 1], 1].T / temperature
+    negative = torch.logsumexp(others, dim=1, keepdim=True)
     loss = nnf.softplus(negative - positive)
     counts = query.present & bool(known[:, 0].any())
     mean = loss.sum(1) / max(positive.shape[1], 1)

@@ -45,7 +45,9 @@ def class_relations(
         member = member & keep.flatten(1)[:, None]
     weight = member.to(logits.dtype)
     count = weight.sum(2)
-    mean = torch.einsum("bcn,bkn->bck", weight, logits.flatten(2)) / count.clamp_min(1)[:, :, None]
+    with torch.autocast(logits.device.type, enabled=False):  # sums over pixels need all digits
+        total = torch.einsum("bcn,bkn->bck", weight, logits.flatten(2))
+    mean = total / count.clamp_min(1)[:, :, None]
     return Relations(torch.softmax(mean / temperature, dim=2), count > 0)
 
 

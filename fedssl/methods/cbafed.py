@@ -98,8 +98,8 @@ class BalancedLabels(LocalObjective):
             self._label(data, download.knowledge["class_share"])
 
     def _count(self, label: Tensor) -> None:
-        counts = torch.bincount(label.flatten(), minlength=len(self._histogram))
-        self._histogram += counts.cpu().double()
+        counts = torch.bincount(label.flatten().cpu(), minlength=len(self._histogram))
+        self._histogram += counts.double()
 
     def _label(self, data: TrainingData, share: Tensor) -> None:
         """Store `pseudo` and `trust` of every unlabeled case, and train where any pixel counts."""

@@ -151,7 +151,7 @@ class FedConsistRule(ServerRule):
     def merge(
         self, round_: int, stage: Stage, weights: Arrays, uploads: Sequence[Upload]
     ) -> Arrays:
-        steps = [self.setup.run.local_steps - u.metrics["steps_skipped"] for u in uploads]
+        steps = [self.setup.run.local_steps - u.metrics.get("steps_skipped", 0.0) for u in uploads]
         shares = [self._importance(round_, u) * n for u, n in zip(uploads, steps, strict=True)]
         total = sum(steps)
         if total <= 0:

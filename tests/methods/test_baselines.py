@@ -124,7 +124,9 @@ def test_fedadam_moves_every_weight_by_the_rule_of_its_rate(simulate):
     sent = next(d for d in done.exchange.downloads if d.stage == "train").weights
     # the first step of every weight that changed is lr (1 - beta1) / sqrt(1 - beta2) = lr
     steps = torch.cat([(final[k] - v).abs().flatten() for k, v in sent.items()])
-    torch.testing.assert_close(steps, torch.full_like(steps, 0.02), atol=1e-4, rtol=0)
+    # but for the few whose change is not far above tau
+    assert ((steps - 0.02).abs() < 1e-4).float().mean() > 0.999
+    assert steps.max() < 0.0201
 
 
 def test_fedbn_keeps_normalisation_at_the_sites(simulate):
@@ -190,4 +192,5 @@ def test_every_term_can_be_guided(method: str, simulate, monkeypatch: pytest.Mon
         assert term.pseudo_mask.shape == term.student_prob.shape == (batch, classes, 32, 32)
         assert set(term.pseudo_mask.unique().tolist()) <= {0, 1}
         assert term.student_prob.requires_grad
-        assert 0 <= float(term.student_prob.min()) <= float(term.student_prob.max()) <= 1
+        low, high = term.student_prob.detach().aminmax()
+        assert 0 <= low <= high <= 1
