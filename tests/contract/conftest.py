@@ -22,15 +22,35 @@ SETTINGS: dict[str, dict[str, Scalar]] = {
 }
 """Keys with which a method shows all of its stages within four rounds; others take defaults."""
 
+GUIDE: dict[str, Scalar] = {
+    "quality.predictor-rounds": 1,
+    "quality.predictor-steps": 2,
+    "quality.width": 4,
+    "quality.threshold": 0.0,
+    "quality.gate-correlation": -1.0,
+    "quality.gate-blackout": 1.01,
+}
+"""A quality predictor that is small, hardly trained, and trusted nevertheless."""
+
+GUIDED = {f"guided-{name}": name for name in ("denoise", "mutual", "reference") if name in METHODS}
+"""Methods that are run with a quality predictor as well; `quality` always has one."""
+
 
 @pytest.fixture(params=list(METHODS), scope="session")
 def method(request: pytest.FixtureRequest) -> str:
+    """A method of the registry, for what needs no run."""
+    return str(request.param)
+
+
+@pytest.fixture(params=[*METHODS, *GUIDED], scope="session")
+def variant(request: pytest.FixtureRequest) -> str:
+    """A method, or one that is guided."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
 def configure(
-    method: str, tmp_path_factory: pytest.TempPathFactory, prepared_cache: Path
+    variant: str, tmp_path_factory: pytest.TempPathFactory, prepared_cache: Path
 ) -> Configure:
     default = write_federation(tmp_path_factory.mktemp("sites"))
 
@@ -38,7 +58,9 @@ def configure(
         keys: Mapping[str, Scalar] | None = None, roles: Mapping[str, str] | None = None
     ) -> RunConfig:
         file = write_federation(tmp_path_factory.mktemp("sites"), roles) if roles else default
-        flat = {"method": method, **SETTINGS.get(method, {}), **(keys or {})}
+        method = GUIDED.get(variant, variant)
+        guide = {**GUIDE, "quality.guide": variant in GUIDED}
+        flat = {"method": method, **guide, **SETTINGS.get(method, {}), **(keys or {})}
         return tiny_run(file, prepared_cache, flat)
 
     return build

@@ -90,9 +90,9 @@ def looks_like_pictures(shape: tuple[int, ...]) -> bool:
 
 
 def test_an_unlabeled_site_uploads_what_the_method_declares_and_nothing_else(whole: Finished):
-    from fedssl.methods import METHODS
+    from fedssl.methods import method_of
 
-    method, site = METHODS[whole.run.method], whole.exchange.sites["west"]
+    method, site = method_of(whole.run), whole.exchange.sites["west"]
     declared = method.payload(whole.run, site.task, weights_of(whole)).up
     for upload in uploads_of(whole, Role.UNLABELED):
         names = declared.get(upload.stage, {})

@@ -12,7 +12,7 @@ from tiny_federations import Configure, Finished
 from fedssl.config import RunConfig
 from fedssl.federation import load_federation
 from fedssl.functional.averaging import all_finite, weights_sha256
-from fedssl.methods import METHODS
+from fedssl.methods import method_of
 from fedssl.models import SegmentationModel
 from fedssl.seeds import derive_seed, seeded
 from fedssl.types import Arrays
@@ -22,7 +22,7 @@ Run = Callable[..., Finished]
 
 def initial_model(run: RunConfig) -> SegmentationModel:
     """Build the network as a run begins with it."""
-    method = METHODS[run.method]
+    method = method_of(run)
     task = method.task(load_federation(run).task)
     with seeded(derive_seed(run.seed, "init"), torch.device("cpu")):
         return method.build_model(run, task)
@@ -30,7 +30,7 @@ def initial_model(run: RunConfig) -> SegmentationModel:
 
 def shared(run: RunConfig) -> Arrays:
     model = initial_model(run)
-    names = METHODS[run.method].parts(model)["shared"]
+    names = method_of(run).parts(model)["shared"]
     state = model.state_dict()
     return {name: state[name] for name in names}
 
