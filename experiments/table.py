@@ -146,9 +146,10 @@ def _block(set_: str, point: str, group: Sequence[Row], lower: Row, upper: Row |
                 "difference from lower [95 %]",
                 "gap closed",
                 "s/run",
+                "weights_sha256, first seed",
             ]
         ),
-        _cells(["---"] * (len(sites) + 8)),
+        _cells(["---"] * (len(sites) + 9)),
     ]
     for row in shown:
         difference = paired_interval(row.case_means(sites), lower.case_means(sites))
@@ -163,19 +164,23 @@ def _block(set_: str, point: str, group: Sequence[Row], lower: Row, upper: Row |
                     _spread(row.per_seed("hd95", sites), 1),
                     _spread(row.per_seed("assd", sites), 2),
                     "-" if row is lower else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*difference),
-                    "-" if gap is None else f"{gap:.0%}",
+                    gap,
                     f"{statistics.mean(r['wall_seconds'] for r in row.results.values()):.0f}",
+                    row.results[min(row.results)]["weights_sha256"][:12],
                 ]
             )
         )
     return "\n".join(lines)
 
 
-def _gap(row: Row, lower: Row, upper: Row | None, sites: Sequence[str]) -> float | None:
+def _gap(row: Row, lower: Row, upper: Row | None, sites: Sequence[str]) -> str:
+    """Return the share of the gap that is closed, unless the gap itself is within noise."""
     if upper is None or row is lower or row is upper:
-        return None
+        return "-"
+    if paired_interval(upper.case_means(sites), lower.case_means(sites))[1] <= 0:
+        return "no gap beyond noise"
     low, high, ours = (statistics.mean(r.per_seed("dice", sites)) for r in (lower, upper, row))
-    return (ours - low) / (high - low) if high - low > 1e-9 else None
+    return f"{(ours - low) / (high - low):.0%}"
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
