@@ -133,7 +133,8 @@ def look_at(
         features = out.features.float()
         if factor > 1:
             features = downsample_features(features, factor)
-        return features, torch.softmax(out.logits.float(), 1)
+        # The full-sized map first: the windows' weights are shrunk for the other, and stay so.
+        return torch.softmax(out.logits.float(), 1), features
 
     outputs = predict_case(
         predictor,
@@ -144,7 +145,7 @@ def look_at(
         overlap=setup.run.evaluate.overlap,
         batch_size=setup.run.batch_size,
     )
-    features, prob = (as_batch(out, dims) for out in outputs)
+    prob, features = (as_batch(out, dims) for out in outputs)
     return Look.of(features, prob, config)
 
 
@@ -204,5 +205,11 @@ def as_batch(x: Tensor, dims: int) -> Tensor:
 
 
 def _reduction(sides: torch.Size, grid: int, stride: int) -> int:
-    """Return the power of two, up to the stride, that leaves at least `grid` cells per axis."""
-    return min(stride, 1 << (max(1, min(sides) // grid).bit_length() - 1))
+    """Return the power of two, up to the stride, by which features may shrink before the grid.
+
+    Means of means are the means over the grid's cells only where both divide the image.
+    """
+    factor = 1
+    while 2 * factor <= stride and all(side % (2 * factor * grid) == 0 for side in sides):
+        factor *= 2
+    return factor
