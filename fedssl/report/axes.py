@@ -39,8 +39,9 @@ def value_range(
     if fixed:
         return *fixed, ticks_between(*fixed, 6)
     low, high = min(values), max(values)
-    if low == high:
-        low, high = low - (abs(low) or 1.0) * 0.5, high + (abs(high) or 1.0) * 0.5
+    largest = max(abs(low), abs(high))
+    if high - low <= 1e-9 * largest:
+        low, high = low - (largest or 1.0) * 0.5, high + (largest or 1.0) * 0.5
     # A scale that starts at 0 is more honest, unless the values lie far from it.
     if 0 < low < 0.5 * high:
         low = 0.0
@@ -60,7 +61,7 @@ def ticks_between(low: float, high: float, count: int, *, whole: bool = False) -
     step = next(m * power for m in factors if m * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
 def label(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> Markup:
