@@ -33,14 +33,13 @@ from fedssl.methods.base import (
     LocalSetup,
     Method,
     Payload,
-    ServerRule,
     ServerSetup,
     TrainingData,
     as_exclusive,
 )
 from fedssl.methods.ssl_rule import (
     JointStep,
-    Phases,
+    PhasedRule,
     SemiSupervisedConfig,
     check_warmup,
     sample_weights,
@@ -168,28 +167,19 @@ class BalancedLabels(LocalObjective):
         return self._stats
 
 
-class BalancedRule(ServerRule):
+class BalancedRule(PhasedRule):
     """Averages by selected pixels, pools class counts, and looks back every few rounds."""
 
     def __init__(self, setup: ServerSetup) -> None:
         self.setup = setup
         assert isinstance(setup.config, BalancedConfig)
         self._config = setup.config
-        self._phases = Phases.of(setup.config, setup.run.rounds)
         self._counts: Arrays = {}
         self._past: Arrays = {}
 
     @override
-    def plan(self, round_: int) -> Sequence[Stage]:
-        return [self._phases.stage(round_, self.setup.roster)]
-
-    @override
-    def clock(self, round_: int) -> Mapping[str, float]:
-        return self._phases.clock(round_)
-
-    @override
     def knowledge(self, round_: int, stage: Stage, site: str) -> Arrays:
-        if not self._phases.joint(round_) or self.setup.roster[site].role == Role.LABELED:
+        if not self.phases.joint(round_) or self.setup.roster[site].role == Role.LABELED:
             return {}
         classes = self.setup.task.num_classes
         if not self._counts:  # no warm-up: nothing is known of the classes yet
@@ -202,14 +192,14 @@ class BalancedRule(ServerRule):
         self, round_: int, stage: Stage, weights: Arrays, uploads: Sequence[Upload]
     ) -> Arrays:
         self._counts |= {u.site: u.knowledge["class_count"] for u in uploads}
-        alpha = self._config.unlabeled_weight * self._phases.grown(round_)
+        alpha = self._config.unlabeled_weight * self.phases.grown(round_)
         shares = sample_weights(uploads, alpha, by_trusted=self._config.weight_by_trusted)
         merged = weighted_average([u.weights for u in uploads], shares)
         return self._with_past(round_, weights, merged)
 
     def _with_past(self, round_: int, before: Arrays, merged: Arrays) -> Arrays:
         """Return the mean with the model of `residual` rounds before, when it is time."""
-        done, period = round_ - self._phases.warmup + 1, self._config.residual
+        done, period = round_ - self.phases.warmup + 1, self._config.residual
         if period == 0 or done < 1:
             return merged
         if done == 1:

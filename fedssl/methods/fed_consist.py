@@ -29,14 +29,13 @@ from fedssl.methods.base import (
     LocalObjective,
     LocalSetup,
     Method,
-    ServerRule,
     ServerSetup,
     TrainingData,
 )
 from fedssl.methods.fedavg import no_payload
 from fedssl.methods.ssl_rule import (
     JointStep,
-    Phases,
+    PhasedRule,
     SemiSupervisedConfig,
     check_warmup,
     sample_weights,
@@ -130,22 +129,13 @@ class FedConsist(LocalObjective):
         return self._step.metrics()
 
 
-class FedConsistRule(ServerRule):
+class FedConsistRule(PhasedRule):
     """Adds the sites' weighted changes; a weight below 1 shortens the step."""
 
     def __init__(self, setup: ServerSetup) -> None:
         self.setup = setup
         assert isinstance(setup.config, FedConsistConfig)
         self._config = setup.config
-        self._phases = Phases.of(setup.config, setup.run.rounds)
-
-    @override
-    def plan(self, round_: int) -> Sequence[Stage]:
-        return [self._phases.stage(round_, self.setup.roster)]
-
-    @override
-    def clock(self, round_: int) -> Mapping[str, float]:
-        return self._phases.clock(round_)
 
     @override
     def merge(
@@ -165,7 +155,7 @@ class FedConsistRule(ServerRule):
     def _importance(self, round_: int, upload: Upload) -> float:
         if upload.role != Role.UNLABELED:
             return 1.0
-        alpha = self._config.unlabeled_weight * self._phases.grown(round_)
+        alpha = self._config.unlabeled_weight * self.phases.grown(round_)
         by_trusted = self._config.weight_by_trusted
         (share,) = sample_weights([upload], 1.0, by_trusted=by_trusted, uniform=True)
         return min(1.0, alpha) * share

@@ -39,13 +39,12 @@ from fedssl.methods.base import (
     LocalSetup,
     Method,
     Payload,
-    ServerRule,
     ServerSetup,
     TrainingData,
     as_exclusive,
 )
 from fedssl.methods.mean_teacher import MeanTeacherConfig
-from fedssl.methods.ssl_rule import JointStep, Phases, check_warmup, sample_weights
+from fedssl.methods.ssl_rule import JointStep, PhasedRule, check_warmup, sample_weights
 from fedssl.methods.teacher import Teacher, noisy
 from fedssl.methods.terms import consistency_term
 from fedssl.models import build_unet
@@ -168,27 +167,18 @@ class RelationMatching(LocalObjective):
         return self._step.metrics()
 
 
-class RelationRule(ServerRule):
+class RelationRule(PhasedRule):
     """Averages weights, and the labeled sites' relations for the next round."""
 
     def __init__(self, setup: ServerSetup) -> None:
         self.setup = setup
         assert isinstance(setup.config, RelationConfig)
         self._config = setup.config
-        self._phases = Phases.of(setup.config, setup.run.rounds)
         self._relation: Arrays = {}
 
     @override
-    def plan(self, round_: int) -> Sequence[Stage]:
-        return [self._phases.stage(round_, self.setup.roster)]
-
-    @override
-    def clock(self, round_: int) -> Mapping[str, float]:
-        return self._phases.clock(round_)
-
-    @override
     def knowledge(self, round_: int, stage: Stage, site: str) -> Arrays:
-        wants = self._phases.joint(round_) and self.setup.roster[site].role != Role.LABELED
+        wants = self.phases.joint(round_) and self.setup.roster[site].role != Role.LABELED
         return self._relation if wants else {}
 
     @override
@@ -201,7 +191,7 @@ class RelationRule(ServerRule):
             torch.stack([k["relation_valid"] for k in found]),
         )
         self._relation = {"relation": mean, "relation_valid": known}
-        alpha = self._config.unlabeled_weight * self._phases.grown(round_)
+        alpha = self._config.unlabeled_weight * self.phases.grown(round_)
         shares = sample_weights(
             uploads,
             alpha,

@@ -32,7 +32,6 @@ from fedssl.methods.base import (
     LocalObjective,
     LocalSetup,
     Method,
-    ServerRule,
     ServerSetup,
     TrainingData,
 )
@@ -40,7 +39,7 @@ from fedssl.methods.cps import build_two, supervise_both
 from fedssl.methods.fedavg import no_payload
 from fedssl.methods.ssl_rule import (
     JointStep,
-    Phases,
+    PhasedRule,
     SemiSupervisedConfig,
     check_warmup,
     sample_weights,
@@ -149,22 +148,13 @@ class CrossLabels(LocalObjective):
         return self._stats
 
 
-class MixRule(ServerRule):
+class MixRule(PhasedRule):
     """The average by samples and losses."""
 
     def __init__(self, setup: ServerSetup) -> None:
         self.setup = setup
         assert isinstance(setup.config, MixConfig)
         self._config = setup.config
-        self._phases = Phases.of(setup.config, setup.run.rounds)
-
-    @override
-    def plan(self, round_: int) -> Sequence[Stage]:
-        return [self._phases.stage(round_, self.setup.roster)]
-
-    @override
-    def clock(self, round_: int) -> Mapping[str, float]:
-        return self._phases.clock(round_)
 
     @override
     def merge(
@@ -174,7 +164,7 @@ class MixRule(ServerRule):
         counts = sample_weights(uploads, 1.0, by_trusted=config.weight_by_trusted)
         losses = [u.metrics.get("loss", 0.0) for u in uploads]
         shares = loss_weights(counts, losses, beta=config.loss_share, gamma=config.loss_power)
-        alpha = config.unlabeled_weight * self._phases.grown(round_)
+        alpha = config.unlabeled_weight * self.phases.grown(round_)
         factors = [alpha if u.role == Role.UNLABELED else 1.0 for u in uploads]
         return weighted_average(
             [u.weights for u in uploads], [f * s for f, s in zip(factors, shares, strict=True)]

@@ -34,13 +34,12 @@ from fedssl.methods.base import (
     LocalSetup,
     Method,
     Payload,
-    ServerRule,
     ServerSetup,
     TrainingData,
 )
 from fedssl.methods.ssl_rule import (
     JointStep,
-    Phases,
+    PhasedRule,
     SemiSupervisedConfig,
     check_warmup,
     sample_weights,
@@ -187,30 +186,21 @@ class AgreedLabels(LocalObjective):
         return self._step.metrics()
 
 
-class AgreementRule(ServerRule):
+class AgreementRule(PhasedRule):
     """Mixes labeled models for each unlabeled site, and averages by agreement."""
 
     def __init__(self, setup: ServerSetup) -> None:
         self.setup = setup
         assert isinstance(setup.config, AgreementConfig)
         self._config = setup.config
-        self._phases = Phases.of(setup.config, setup.run.rounds)
         self._models: dict[str, Arrays] = {}
         self._prototypes: Arrays = {}
         self._bank: list[Tensor] = []
 
     @override
-    def plan(self, round_: int) -> Sequence[Stage]:
-        return [self._phases.stage(round_, self.setup.roster)]
-
-    @override
-    def clock(self, round_: int) -> Mapping[str, float]:
-        return self._phases.clock(round_)
-
-    @override
     def knowledge(self, round_: int, stage: Stage, site: str) -> Arrays:
         labeled = self.setup.roster[site].role == Role.LABELED
-        if labeled or not self._phases.joint(round_) or not self._models:
+        if labeled or not self.phases.joint(round_) or not self._models:
             return {}
         names = sorted(self._models)
         theirs = torch.stack([self._prototypes[name][0] for name in names])
@@ -233,7 +223,7 @@ class AgreementRule(ServerRule):
         self._models = {u.site: u.weights for u in labeled}
         self._bank.append(torch.stack([self._prototypes[u.site] for u in labeled]))
         self._bank = self._bank[-self._config.bank_rounds :]
-        alpha = self._config.unlabeled_weight * self._phases.grown(round_)
+        alpha = self._config.unlabeled_weight * self.phases.grown(round_)
         shares = sample_weights(uploads, alpha, by_trusted=self._config.weight_by_trusted)
         return weighted_average([u.weights for u in uploads], shares)
 

@@ -13,7 +13,7 @@ segmentation (ours) the loss is a mean over pixels. Gradient clipping (5) is `cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pydantic import Field
 from typing_extensions import override
@@ -21,9 +21,9 @@ from typing_extensions import override
 from fedssl.functional.averaging import weighted_average
 from fedssl.functional.consensus import Member, draw_subsets, sub_consensus
 from fedssl.functional.consistency import sharpen
-from fedssl.methods.base import Method, ServerRule, ServerSetup
+from fedssl.methods.base import Method, ServerSetup
 from fedssl.methods.fedavg import Supervised, no_payload
-from fedssl.methods.ssl_rule import Phases, SemiSupervisedConfig, check_warmup, sample_weights
+from fedssl.methods.ssl_rule import PhasedRule, SemiSupervisedConfig, check_warmup, sample_weights
 from fedssl.methods.teacher import StudentTeacher, TeacherConfig
 from fedssl.methods.terms import consistency_term
 from fedssl.models import build_unet
@@ -65,31 +65,22 @@ class Sharpened(StudentTeacher):
         ]
 
 
-class ConsensusRule(ServerRule):
+class ConsensusRule(PhasedRule):
     """The mean of sub-consensus models."""
 
     def __init__(self, setup: ServerSetup) -> None:
         self.setup = setup
         assert isinstance(setup.config, ConsensusConfig)
         self._config = setup.config
-        self._phases = Phases.of(setup.config, setup.run.rounds)
-
-    @override
-    def plan(self, round_: int) -> Sequence[Stage]:
-        return [self._phases.stage(round_, self.setup.roster)]
-
-    @override
-    def clock(self, round_: int) -> Mapping[str, float]:
-        return self._phases.clock(round_)
 
     @override
     def merge(
         self, round_: int, stage: Stage, weights: Arrays, uploads: Sequence[Upload]
     ) -> Arrays:
         config = self._config
-        alpha = config.unlabeled_weight * self._phases.grown(round_)
+        alpha = config.unlabeled_weight * self.phases.grown(round_)
         shares = sample_weights(uploads, alpha, by_trusted=config.weight_by_trusted)
-        if not self._phases.joint(round_):
+        if not self.phases.joint(round_):
             return weighted_average([u.weights for u in uploads], shares)
         members = [_member(u, share) for u, share in zip(uploads, shares, strict=True) if share > 0]
         rng = generators(self.setup.run.seed, round_, "rscfed", "subsets").numpy

@@ -48,6 +48,7 @@ from fedssl.types import (
 
 __all__ = [
     "JointStep",
+    "PhasedRule",
     "Phases",
     "SemiSupervisedConfig",
     "WarmupRule",
@@ -149,29 +150,38 @@ def _share(upload: Upload, by_trusted: bool) -> float:
     return trusted if by_trusted else float(trusted > 0)
 
 
-class WarmupRule(ServerRule):
+class PhasedRule(ServerRule):
+    """Plan and clock of a warm-up and a joint phase; the merge is a method's own."""
+
+    @property
+    def phases(self) -> Phases:
+        """The phases of this run."""
+        assert isinstance(self.setup.config, SemiSupervisedConfig)
+        return Phases.of(self.setup.config, self.setup.run.rounds)
+
+    @override
+    def plan(self, round_: int) -> Sequence[Stage]:
+        return [self.phases.stage(round_, self.setup.roster)]
+
+    @override
+    def clock(self, round_: int) -> Mapping[str, float]:
+        return self.phases.clock(round_)
+
+
+class WarmupRule(PhasedRule):
     """The average of all sites' weights, unlabeled sites by alpha(t)."""
 
     def __init__(self, setup: ServerSetup) -> None:
         self.setup = setup
         assert isinstance(setup.config, SemiSupervisedConfig)
         self._config = setup.config
-        self._phases = Phases.of(setup.config, setup.run.rounds)
         self._alpha = 0.0
-
-    @override
-    def plan(self, round_: int) -> Sequence[Stage]:
-        return [self._phases.stage(round_, self.setup.roster)]
-
-    @override
-    def clock(self, round_: int) -> Mapping[str, float]:
-        return self._phases.clock(round_)
 
     @override
     def merge(
         self, round_: int, stage: Stage, weights: Arrays, uploads: Sequence[Upload]
     ) -> Arrays:
-        self._alpha = self._config.unlabeled_weight * self._phases.grown(round_)
+        self._alpha = self._config.unlabeled_weight * self.phases.grown(round_)
         shares = sample_weights(uploads, self._alpha, by_trusted=self._config.weight_by_trusted)
         return weighted_average([u.weights for u in uploads], shares)
 
