@@ -64,7 +64,8 @@ class GuidedRule(ServerRule):
         self._start = _supervised_rounds(method.server(base))
         self._snapshots = snapshot_rounds(self._start)
         self._pearson = self._blackout = math.nan
-        self._version, self._passed, self._owed = 0, False, False
+        self._version, self._passed = 0, False
+        self._owed: set[str] = set()  # sites that the predictor is still to be sent to
         self._of_base = False  # whether the last merge was the base rule's
         if normalisation(setup.run) != self._config.normalise:
             log.warning(
@@ -93,7 +94,7 @@ class GuidedRule(ServerRule):
         stages = list(self._base.plan(self._base_round(round_)))
         if self._refreshes(round_):
             return [train, test, *map(self._with_predictor, stages)]
-        return [self._with_predictor(s) if self._owed else s for s in stages]
+        return [s if self._owed.isdisjoint(s.sites) else self._with_predictor(s) for s in stages]
 
     def _with_predictor(self, stage: Stage) -> Stage:
         """Let the predictor travel along to where there are images to score."""
@@ -135,7 +136,10 @@ class GuidedRule(ServerRule):
             self._decide([u.knowledge for u in uploads])
             return {}
         self._of_base = True
-        self._owed = any(u.metrics.get("quality/ready") == 0.0 for u in uploads)
+        if PREDICTOR in stage.sends:
+            # A site that did not answer will say what it lacks when it is back.
+            self._owed -= set(stage.sites)
+        self._owed |= {u.site for u in uploads if u.metrics.get("quality/ready") == 0.0}
         base = self._base_round(round_)
         own = {k: v for k, v in weights.items() if not k.startswith(f"{PREDICTOR}.")}
         return self._base.merge(base, stage, own, [self._as_base(u, base) for u in uploads])
@@ -155,7 +159,8 @@ class GuidedRule(ServerRule):
         limits = self._config.gate_correlation, self._config.gate_blackout
         self._pearson, self._blackout = normal.pearson(), black.pearson()
         self._passed = gate(normal, black, min_correlation=limits[0], max_blackout=limits[1])
-        self._owed = self._passed
+        scoring = {s for s, info in self.setup.roster.items() if info.role != Role.LABELED}
+        self._owed = scoring if self._passed else set()
         self._version += 1
         log.log(
             logging.INFO if self._passed else logging.WARNING,
@@ -171,14 +176,20 @@ class GuidedRule(ServerRule):
 
     @override
     def state(self) -> Arrays:
-        own = [self._pearson, self._blackout, self._passed, self._owed, self._version]
+        own = [self._pearson, self._blackout, self._passed, self._version]
         base = {f"{_BASE}{k}": v for k, v in self._base.state().items()}
-        return {**base, "quality": torch.tensor(own, dtype=torch.float64)}
+        return {
+            **base,
+            "gate": torch.tensor(own, dtype=torch.float64),
+            "owed": torch.tensor([site in self._owed for site in self.setup.roster]),
+        }
 
     @override
     def load_state(self, arrays: Arrays) -> None:
-        self._pearson, self._blackout, passed, owed, version = arrays["quality"].tolist()
-        self._passed, self._owed, self._version = bool(passed), bool(owed), int(version)
+        self._pearson, self._blackout, passed, version = arrays["gate"].tolist()
+        self._passed, self._version = bool(passed), int(version)
+        owed = zip(self.setup.roster, arrays["owed"].tolist(), strict=True)
+        self._owed = {site for site, still in owed if still}
         own = {k: v for k, v in arrays.items() if k.startswith(_BASE)}
         self._base.load_state({k.removeprefix(_BASE): v for k, v in own.items()})
 

@@ -257,6 +257,24 @@ def test_unreliable_sites_may_count_less(configure):
     assert merged == pytest.approx([10 / 20, 4 / 14, 10 / 20])
 
 
+def test_the_predictor_waits_for_the_stage_that_asks_a_site(configure):
+    rule = rule_of(configure())
+    sums = CorrelationSums.of(torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.5, 0.8]))
+    knowledge = {"normal": sums.to_tensor(), "blackout": CorrelationSums().to_tensor()}
+    upload = Upload("a", Role.LABELED, 3, "gate", 10, 10, {}, knowledge)
+    rule.merge(3, Stage("gate", ("a",), sends=("predictor",)), {}, [upload])
+    weights = {"w": torch.zeros(1)}
+    answer = Upload("a", Role.LABELED, 4, "train", 10, 10, weights)
+    rule.merge(4, Stage("train", ("a",), trains=("shared",)), weights, [answer])
+    (stage,) = rule.plan(4)
+    assert stage.sends == ("shared", "predictor")
+    rule.merge(4, stage, weights, [answer])  # b was asked and is not there
+    assert rule.plan(5)[0].sends == ()
+    back = Upload("b", Role.UNLABELED, 5, "train", 9, 0, weights, metrics={"quality/ready": 0.0})
+    rule.merge(5, stage, weights, [answer, back])
+    assert rule.plan(5)[0].sends == ("shared", "predictor")
+
+
 def test_the_state_of_the_rule_is_restored(configure):
     first, second = (rule_of(configure()) for _ in range(2))
     sums = CorrelationSums.of(torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.5, 0.8]))
