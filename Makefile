@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-federation test-slow test-gpu lint types check cov clean
+.PHONY: help setup demo test test-federation test-slow test-gpu test-docker test-netns lint types check cov clean
 
 help:            ## show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -30,6 +30,12 @@ test-slow: setup ## learning suites and long contracts
 
 test-gpu: setup  ## the same work on a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+test-docker: setup ## image and compose, with a Docker engine
+	$(BIN)/python -m pytest -m docker
+
+test-netns: setup ## several hosts in network namespaces, as root
+	$(BIN)/python -m pytest -m netns
 
 lint: setup      ## ruff and the import contracts
 	$(BIN)/ruff check .
