@@ -20,14 +20,14 @@ from tiny_federations import (
 )
 from torch import Tensor
 
-from fedssl.config import RunConfig, Scalar
+from fedssl.config import RunConfig, Scalar, flatten
 from fedssl.data.site_data import SiteTrainingData
 from fedssl.errors import ConfigError
 from fedssl.functional.averaging import weighted_average
 from fedssl.methods import METHODS, load_config
 from fedssl.methods.base import ServerSetup
 from fedssl.methods.denoise import DenoiseRule
-from fedssl.types import Arrays, Output, Role, SiteInfo, Stage, Task, Upload
+from fedssl.types import Arrays, Download, Output, Role, SiteInfo, Stage, Task, Upload
 
 Start = Callable[..., Finished]
 PAIR = {"north": "labeled", "west": "unlabeled"}
@@ -419,3 +419,58 @@ def test_an_ensemble_labels_with_the_mean_of_its_teachers_maps(
         disc, cup = ((probs[0] + probs[1]) / 2 > 0.5).numpy()
         np.testing.assert_array_equal(maps["pseudo"][0], disc)
         np.testing.assert_array_equal(maps["pseudo"][1], cup & disc)
+
+
+# --- whether it helps ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory, prepared_cache: Path) -> Finished:
+    """Two labeled sites teach for six rounds; a third has not been seen."""
+    roles = {"east": "labeled", "north": "labeled", "west": "unlabeled"}
+    folder = tmp_path_factory.mktemp("learned")
+    keys: dict[str, Scalar] = {
+        "method": "fedavg",
+        "rounds": 6,
+        "local-steps": 20,
+        "batch-size": 4,
+        "lr": 0.003,
+        "model.width": 8,
+        "model.depth": 3,
+    }
+    run = tiny_run(write_federation(folder, roles, images=12, size=48), prepared_cache, keys)
+    return run_watched(run, folder / "run")
+
+
+def quality(learned: Finished, folder: Path, denoising: str) -> dict[str, float]:
+    """Label the unseen site with the learned weights, and compare with its hidden masks."""
+    from fedssl.evaluate import means
+
+    keys = {"method": "denoise", "denoise.denoising": denoising, "denoise.warmup-rounds": 0}
+    flat = {**flatten(learned.run), **keys, "rounds": 1, "local-steps": 1, "out": str(folder)}
+    run = load_config({k: v for k, v in flat.items() if not k.startswith("fedavg.")})
+    site = open_sites(run, folder)["west"]
+    weights = load_file(learned.folder / "model.safetensors")
+    clock = {"phase": 2.0, "refresh": 1.0}
+    site.answer(Download("r", 0, "train", "west", 0, weights, {}, ("shared",), clock))
+    options = {"split": "val"}
+    evaluation = Download("r", 1, "evaluate", "west", 1, weights, options=options)
+    return means(site.answer(evaluation).metrics)
+
+
+@pytest.mark.parametrize("denoising", ["prototype", "both"])
+def test_trusted_pixels_are_right_more_often_than_the_raw_pseudo_label(
+    denoising: str, learned: Finished, tmp_path: Path
+):
+    found = quality(learned, tmp_path, denoising)
+    for name in ("disc", "cup"):
+        assert found[f"pseudo_dice/{name}"] > 0.5, "the teacher has learned nothing"
+        assert found[f"trusted_accuracy/{name}"] > found[f"pseudo_accuracy/{name}"]
+    assert found["trusted_precision/disc"] > found["pseudo_precision/disc"]
+
+
+def test_without_denoising_every_pixel_is_trusted(learned: Finished, tmp_path: Path):
+    found = quality(learned, tmp_path, "none")
+    for name in ("disc", "cup"):
+        assert found[f"trusted_precision/{name}"] == found[f"pseudo_precision/{name}"]
+        assert found[f"trusted_accuracy/{name}"] == found[f"pseudo_accuracy/{name}"]

@@ -36,6 +36,28 @@ GUIDED = {f"guided-{name}": name for name in ("denoise", "mutual", "reference") 
 """Methods that are run with a quality predictor as well; `quality` always has one."""
 
 
+MISSION = {"fedavg", "denoise", "mutual", "reference", "quality", *GUIDED}
+"""Of these every promise is tested in each run of the suite; of others the long ones only in
+`make test-slow`."""
+
+LONG = {
+    "test_a_run_resumes_after_every_round",
+    "test_a_run_resumes_when_a_site_died_while_it_wrote",
+    "test_resuming_a_finished_run_changes_nothing",
+    "test_a_federation_may_lack_roles",
+    "test_learning_rate_0_leaves_every_parameter",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark long promises of the many baselines as slow."""
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        name = getattr(item, "originalname", "")
+        if name in LONG and params.get("variant") not in MISSION:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(params=list(METHODS), scope="session")
 def method(request: pytest.FixtureRequest) -> str:
     """A method of the registry, for what needs no run."""

@@ -36,12 +36,13 @@ class OpenedMask(BaseException):
     """A mask was opened that training may not see; nothing may catch this."""
 
 
-def test_training_opens_the_masks_of_labeled_cases_and_no_others(
+def test_training_opens_masks_of_labeled_and_validation_cases_of_labeled_sites_and_no_others(
     configure: Configure, whole: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     run, folder = configure(), tmp_path / "run"
     exchange = Watched(open_sites(run, folder))
-    allowed = {id(s.prepared): set(s.data.labeled) for s in exchange.sites.values()}
+    usable = {name: {*s.data.labeled, *s.data.validation} for name, s in exchange.sites.items()}
+    allowed = {id(s.prepared): usable[name] for name, s in exchange.sites.items()}
     opened: set[int] = set()
     original = PreparedSite.label
 
@@ -56,8 +57,9 @@ def test_training_opens_the_masks_of_labeled_cases_and_no_others(
     assert run_through(exchange, run, folder).digest == whole.digest
     by_role = {ROLES[name]: id(site.prepared) for name, site in exchange.sites.items()}
     assert opened == {by_role["labeled"], by_role["mixed"]}
-    assert allowed[by_role["unlabeled"]] == set()
-    assert 0 < len(allowed[by_role["mixed"]]) < len(exchange.sites["south"].split.train)
+    assert usable["west"] == set()
+    assert 0 < len(exchange.sites["south"].data.labeled) < len(exchange.sites["south"].split.train)
+    assert all(usable[name].isdisjoint(s.split.test) for name, s in exchange.sites.items())
 
 
 def test_masks_of_unlabeled_sites_do_not_change_the_weights(
