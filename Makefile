@@ -23,7 +23,8 @@ demo: setup      ## flwr run: FedAvg on labeled sites alone, then denoise with u
 	$(BIN)/python -m experiments.demo
 
 test: setup      ## the tests that run everywhere, in minutes
-	$(BIN)/python -m pytest -m "not slow and not docker and not netns and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not docker and not netns and not gpu and not federation"
+	$(BIN)/python -m pytest -m "federation and not slow and not docker and not netns and not gpu"
 
 test-slow: setup ## learning suites and long contracts
 	$(BIN)/python -m pytest -m "slow"
