@@ -160,7 +160,8 @@ class Guided(LocalObjective):
             self._stage.begin(download, data)
             return
         self._keep_snapshot(download)
-        if self.setup.role != Role.LABELED and download.clock["quality_on"]:
+        scores = self.setup.role != Role.LABELED and bool(download.trains)
+        if scores and download.clock["quality_on"]:
             self._guidance = self._prepared(download)
         self._stage = self._base(replace(self.setup, run=base_run(self.setup.run)))
         self._stage.begin(replace(download, round=int(download.clock["quality_round"])), data)
