@@ -102,7 +102,7 @@ def _page(
         count = struct.unpack(order + count_kind, file.read(8 if big else 2))[0]
         table = file.read(min(count, 1 << 16) * size)
         following: int = struct.unpack(order + next_kind, file.read(8 if big else 4))[0]
-    except (struct.error, OSError, OverflowError):
+    except (struct.error, OSError, OverflowError, ValueError):
         raise DataError(f"{path} is cut off inside its pages. Copy the file again.") from None
     rows = [table[i : i + size] for i in range(0, len(table), size)]
     tags = {struct.unpack_from(order + "H", row)[0]: row for row in rows}

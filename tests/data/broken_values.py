@@ -173,6 +173,8 @@ def pages() -> dict[str, Build]:
     for what, entry, value in (("width", 1, 9), ("height", 2, 99), ("bits", 3, 16), ("kind", 0, 0)):
         changed = patched(stack, second + 2 + 12 * entry + 8, struct.pack("<I", value))
         found[f"tif pages of different {what}"] = saved("x.tif", changed)
+    huge = patched(patched(content, 2, struct.pack("<H", 43)), 8, b"\xff" * 8)
+    found["a big tif whose page lies nowhere"] = saved("x.tif", huge)
     found["a tif without pages"] = saved("x.tif", patched(content, 4, bytes(4)))
     return found
 
