@@ -131,7 +131,7 @@ class RunConfig(_Section):
     reset_optimizer: bool = Field(False, description="forget the optimizer state every round")
     clip_norm: float = Field(0.0, ge=0, description="largest gradient norm, 0 = off")
     image_size: str = Field("", description="'96' or '96,128': resize; '' keeps the size")
-    patch_size: str = Field("", description="'64' or '32,64,64' (D,H,W): crops; '' takes whole images")
+    patch_size: str = Field("", description="'64' or '32,64,64' (D,H,W); '' takes whole images")
     foreground_fraction: float = Field(
         0.5, ge=0, le=1, description="labeled samples drawn where there is foreground"
     )
