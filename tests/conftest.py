@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Relative paths of a federation start at FEDSSL_DATA where it is set; the tests' own do not.
+_REAL_DATA = os.environ.pop("FEDSSL_DATA", "")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real data sets, which never are in the repository."""
+    if not _REAL_DATA:
+        pytest.skip("FEDSSL_DATA is not set: no real images on this machine")
+    return Path(_REAL_DATA)
 
 
 @pytest.fixture(scope="session")

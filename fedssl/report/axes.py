@@ -53,7 +53,7 @@ def value_range(
 
 def ticks_between(low: float, high: float, count: int, *, whole: bool = False) -> list[float]:
     """Return about `count` round numbers in [low, high], low < high; `whole` ones if asked."""
-    rough = (high - low) / max(1, count - 1)
+    rough = max((high - low) / max(1, count - 1), 1e-300)
     if whole:
         rough = max(1.0, rough)
     power = 10.0 ** math.floor(math.log10(rough))

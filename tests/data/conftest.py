@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -78,12 +77,3 @@ def prepared_site(tmp_path: Path) -> Callable[..., PreparedSite]:
         return site
 
     return build
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """Folder of the real data sets, which never are in the repository."""
-    root = os.environ.get("FEDSSL_DATA", "")
-    if not root:
-        pytest.skip("FEDSSL_DATA is not set: no real images on this machine")
-    return Path(root)
