@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_federations import TINY, write_federation
+from torch.nn.functional import smooth_l1_loss
 
 from fedssl.data.batches import Batches
 from fedssl.errors import ConfigError, TrainingError
@@ -17,7 +18,7 @@ from fedssl.federation import load_federation
 from fedssl.functional.consistency import hard_label, probabilities
 from fedssl.functional.labels import foreground_targets
 from fedssl.functional.losses import reduce_term
-from fedssl.functional.quality import image_quality, quality_weights
+from fedssl.functional.quality import CorrelationSums, gate, image_quality, quality_weights
 from fedssl.memory import FileMemory
 from fedssl.methods import METHODS, load_config, method_of
 from fedssl.methods.base import LocalSetup
@@ -470,3 +471,44 @@ def test_a_missing_file_of_pretrained_weights_is_named(tmp_path: Path, build):
 
     with pytest.raises(ConfigError, match="no such file at the coordinator"):
         method.server(ServerSetup(run.method_config, run, FUNDUS, {}, {"shared": []}))
+
+
+def pictured(seed):
+    """A labeled batch of squares somewhere, whose pictures show their masks."""
+    rng = np.random.default_rng(seed)
+    label = torch.zeros((8, 32, 32), dtype=torch.int64)
+    for sample in label:
+        (row, column), size = rng.integers(0, 18, 2), int(rng.integers(8, 15))
+        sample[row : row + size, column : column + size] = 1
+    noise = torch.randn((8, 1, 32, 32), generator=torch.Generator().manual_seed(seed))
+    return LabeledBatch(2.0 * label[:, None] - 1 + 0.3 * noise, label, 8 * seed + torch.arange(8))
+
+
+@pytest.mark.slow
+def test_a_trained_predictor_passes_the_gate_that_a_random_one_does_not(build):
+    task = Task("squares", ("background", "square"), "2d", Output.EXCLUSIVE, 1)
+    setup = build(task, width=16, dropout=0.15)
+    predictor, source = predictor_of(setup.model), MaskSource(setup, 0.0)
+    optimizer = torch.optim.AdamW(predictor.parameters(), 2e-3, weight_decay=5e-4)
+
+    def correlations():
+        normal, black = CorrelationSums(), CorrelationSums()
+        predictor.eval()
+        with torch.no_grad():
+            for seed in range(1000, 1010):
+                drawn = source.draw(pictured(seed))
+                scores = predictor(drawn.image, drawn.mask)
+                normal += CorrelationSums.of(scores, drawn.quality)
+                blank = predictor(torch.zeros_like(drawn.image), drawn.mask)
+                black += CorrelationSums.of(scores, blank)
+        return normal, black
+
+    assert not gate(*correlations())
+    for seed in range(300):
+        predictor.train()
+        drawn = source.draw(pictured(seed))
+        loss = smooth_l1_loss(predictor(drawn.image, drawn.mask), drawn.quality)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert gate(*correlations())
