@@ -43,7 +43,7 @@ class Tracker(Protocol):
     """One place that scalars go to."""
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
-        """Keep scalars; they are safe when this returns."""
+        """Keep scalars."""
 
     def close(self) -> None:
         """The run is complete."""
@@ -235,7 +235,7 @@ class WandbTracker:
             dir=str(folder),
             config=dict(config),
             mode=os.environ.get("WANDB_MODE", "offline"),
-            settings={"silent": True},
+            settings={"silent": True, "console": "off"},
         )
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
@@ -243,7 +243,7 @@ class WandbTracker:
         self._run.log(dict(scalars), step=step)
 
     def close(self) -> None:
-        """Wait until everything is on disk."""
+        """End the run; W&B's own process writes what is left before this process ends."""
         self._run.finish()
 
 

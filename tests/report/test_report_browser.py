@@ -49,7 +49,10 @@ const note = text => window.seen.problems.push(String(text));
 addEventListener("error", event => note(event.message));
 addEventListener("unhandledrejection", event => note(event.reason));
 addEventListener("securitypolicyviolation", event => note("blocked " + event.blockedURI));
-for (const level of ["error", "warn"]) console[level] = (...words) => note(words.join(" "));
+for (const level of ["error", "warn"]) {
+  const real = console[level];
+  console[level] = (...words) => { note(words.join(" ")); real(...words); };
+}
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const press = (element, key) => {
   element.focus();

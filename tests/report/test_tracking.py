@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -113,19 +114,17 @@ def test_mlflow_holds_the_same_names_and_values(
 def test_wandb_holds_the_same_names_and_values(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("wandb", reason="Weights & Biases is not installed")
+    wandb = pytest.importorskip("wandb", reason="Weights & Biases is not installed")
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     monkeypatch.delenv("WANDB_MODE", raising=False)
     written("wandb", pictures, tmp_path / "run")
+    wandb.teardown()
     (path,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(path))
     found: Scalars = {}
-    while (data := store.scan_data()) is not None:
+    for content in log_records(path.read_bytes()):
         record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+        record.ParseFromString(content)
         items = {
             item.key or "/".join(item.nested_key): json.loads(item.value_json)
             for item in record.history.item
@@ -134,6 +133,26 @@ def test_wandb_holds_the_same_names_and_values(
             if not name.startswith("_"):
                 found.setdefault(name, []).append((items["_step"], number))
     assert found == expected(pictures)
+
+
+def log_records(content: bytes) -> list[bytes]:
+    """Return the records of a LevelDB log, the format of W&B's files: blocks of 32 KiB, chunks with
+    checksum (4 bytes), length (2) and kind (1: whole, 2: first, 3: middle, 4: last).
+    """
+    block, header, at = 32768, 7, 7
+    records: list[bytes] = []
+    while at + header <= len(content):
+        if block - at % block < header:
+            at += block - at % block
+            continue
+        length, kind = struct.unpack_from("<HB", content, at + 4)
+        chunk = content[at + header : at + header + length]
+        if kind in {1, 2}:
+            records.append(chunk)
+        else:
+            records[-1] += chunk
+        at += header + length
+    return records
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
