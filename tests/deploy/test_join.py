@@ -16,7 +16,8 @@ from fedssl.cli.superlink import SuperLink, _start, superlink
 from fedssl.config import flatten
 from fedssl.methods import load_config
 
-pytestmark = pytest.mark.federation
+# Slow: several minutes with a process per message, and Flower voids a task after 30 s of silence.
+pytestmark = [pytest.mark.federation, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -175,6 +175,7 @@ def test_an_encoded_fleet_path_reaches_the_fleet_and_nothing_else(
     assert status(coordinator, coordinator.proxied, path) in (400, 401, 403)
 
 
+@pytest.mark.slow
 def test_a_site_with_a_registered_key_trains_through_the_proxy_and_a_stranger_does_not(
     coordinator: Coordinator, tmp_path: Path
 ) -> None:
