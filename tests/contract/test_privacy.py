@@ -57,7 +57,7 @@ def test_training_opens_masks_of_labeled_cases_only(
     assert run_through(exchange, run, folder).digest == whole.digest
     by_role = {ROLES[name]: id(site.prepared) for name, site in exchange.sites.items()}
     assert opened == {by_role["labeled"], by_role["mixed"]}
-    assert usable["west"] == set()
+    assert allowed[by_role["unlabeled"]] == set()
     assert 0 < len(exchange.sites["south"].data.labeled) < len(exchange.sites["south"].split.train)
     assert all(usable[name] <= set(s.split.train) for name, s in exchange.sites.items())
 
