@@ -236,7 +236,7 @@ class Site:
     def _keep_overlays(
         self, scores: Mapping[int, CaseScore], predict: Callable[[int], np.ndarray]
     ) -> None:
-        """Draw a few cases for people at the site; a full disk is no reason to lose the scores."""
+        """Draw a few cases for people at the site; what fails here must not cost the scores."""
         from fedssl.report.overlays import OverlaySource, save_overlays
 
         source = OverlaySource(
@@ -250,5 +250,5 @@ class Site:
         )
         try:
             save_overlays(self.state, source, count=self.run.evaluate.overlays)
-        except OSError as error:
-            log.warning("Site %s: overlays are not written: %s", self.spec.name, error)
+        except Exception:
+            log.exception("Site %s: overlays are not written.", self.spec.name)
