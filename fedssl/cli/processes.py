@@ -1,4 +1,4 @@
-"""Child processes that must not outlive their run, wherever they move to."""
+"""Child processes that must not outlive their run, wherever they move to and however it ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Final
 
 from fedssl.errors import FederationError
 
-__all__ = ["MARK", "free_port", "marked", "stop", "tool", "undisturbed"]
+__all__ = ["MARK", "free_port", "guarded", "marked", "stop", "tool", "undisturbed"]
 
 MARK: Final = "FEDSSL_PROCESS_MARK"
 """Environment variable by which every descendant is found, in whatever session or group it is."""
@@ -52,19 +52,49 @@ def undisturbed() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextlib.contextmanager
+def guarded(mark: str, folder: Path) -> Iterator[None]:
+    """Have another process clean up if this one is killed and cannot do it itself.
+
+    The guard waits for the end of a pipe that only this process holds open.
+
+    Args:
+        mark: value of `MARK` in the environment of what is to be ended.
+        folder: what is to be removed.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
+    guard = subprocess.Popen(  # noqa: S603 - our own arguments
+        [sys.executable, "-m", "fedssl.cli.processes", mark, str(folder)],
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        guard.communicate()
+
+
 def stop(process: subprocess.Popen[bytes], mark: str) -> None:
     """End the daemon, then whatever still carries its mark: Ray's processes leave its group."""
     _signal([process.pid], signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(5)
+    _end_marked(mark)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _end_marked(mark: str) -> None:
     for number, patience in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
         _signal(marked(mark), number)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
         deadline = time.monotonic() + patience
         while marked(mark) and time.monotonic() < deadline:
             time.sleep(0.1)
-    process.wait()
 
 
 def _signal(processes: Sequence[int], number: signal.Signals) -> None:
@@ -82,3 +112,13 @@ def marked(mark: str) -> list[int]:
             if needle in entry.read_bytes():
                 found.append(int(entry.parent.name))
     return found
+
+
+def _guard(mark: str, folder: str) -> None:
+    sys.stdin.buffer.read()
+    _end_marked(mark)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    _guard(*sys.argv[1:])

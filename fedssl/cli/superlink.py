@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fedssl.cli.processes import MARK, free_port, stop, tool, undisturbed
+from fedssl.cli.processes import MARK, free_port, guarded, stop, tool, undisturbed
 from fedssl.config import Scalar
 from fedssl.errors import FederationError
 from fedssl.results import config_toml
@@ -151,16 +151,17 @@ def superlink(*, simulation: bool) -> Iterator[SuperLink]:
     environment = _environment(folder, mark)
     port = free_port()
     process = None
-    try:
-        _write_connection(folder, f"127.0.0.1:{port}")
-        process = _start(folder, port, environment, simulation=simulation)
-        _wait_until_healthy(process, port, folder)
-        yield SuperLink(folder, port, environment, process)
-    finally:
-        with undisturbed():
-            if process is not None:
-                stop(process, mark)
-            shutil.rmtree(folder, ignore_errors=True)
+    with guarded(mark, folder):
+        try:
+            _write_connection(folder, f"127.0.0.1:{port}")
+            process = _start(folder, port, environment, simulation=simulation)
+            _wait_until_healthy(process, port, folder)
+            yield SuperLink(folder, port, environment, process)
+        finally:
+            with undisturbed():
+                if process is not None:
+                    stop(process, mark)
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

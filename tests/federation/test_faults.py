@@ -91,7 +91,7 @@ def test_an_interrupted_run_leaves_nothing_behind_and_can_be_resumed(
         text=True,
     ) as process:
         lines = out / "rounds.jsonl"
-        wait_until(lambda: lines.exists() and len(lines.read_text().splitlines()) >= 2, 120)
+        wait_until(lambda: lines.exists() and len(lines.read_text().splitlines()) >= 2, 400)
         assert len(marked_with(f"FEDSSL_TEST={tmp_path}")) > 3  # SuperLink, SuperExec, Ray, ...
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
@@ -106,6 +106,22 @@ def test_an_interrupted_run_leaves_nothing_behind_and_can_be_resumed(
     straight = tmp_path / "straight"
     simulate(load_config(flat), straight, progress=ConsoleProgress(Console(quiet=True)))
     assert digest(out) == digest(straight)
+
+
+def test_a_run_whose_launcher_is_killed_leaves_nothing_behind(
+    tiny: dict[str, Scalar], tmp_path: Path
+) -> None:
+    mark = f"FEDSSL_TEST={tmp_path}"
+    with subprocess.Popen(
+        [*FEDSSL, "run", "--out", str(tmp_path / "out"), *assignments(tiny)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FEDSSL_TEST": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        wait_until(lambda: len(marked_with(mark)) > 5, 300)
+        process.kill()
+    wait_until(lambda: marked_with(mark) == [], 60)
 
 
 @pytest.mark.slow
