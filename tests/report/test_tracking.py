@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -169,6 +170,7 @@ def test_a_resumed_run_replaces_the_rounds_that_it_repeats(tmp_path: Path) -> No
     for step in (1, 2, 3):
         first.log({"server/mu": 0.1 * step}, step)
     first.close()
+    time.sleep(1.1)  # TensorBoard reads event files in the order of the second in their names
     second = TensorBoardTracker(tmp_path, {}, 1)
     for step in (2, 3, 4):
         second.log({"server/mu": 1.0 + step}, step)
