@@ -71,6 +71,12 @@ def test_names_shapes_and_dtypes_survive_and_everything_is_finite(whole: Finishe
         assert all_finite(upload.knowledge), upload.site
 
 
+def test_every_upload_is_accepted(whole: Finished):
+    for record in whole.rounds:
+        sent = {u.site for u in whole.exchange.trained if u.round == record["round"]}
+        assert set(record["sites"]) == sent
+
+
 def test_training_moves_the_weights(whole: Finished):
     before, after = shared(whole.run), final(whole)
     assert any(not torch.equal(before[name], after[name]) for name in before)
