@@ -376,6 +376,30 @@ def test_a_site_that_fails_is_logged_and_missing(
     ]
 
 
+def test_an_error_that_nobody_foresaw_is_logged_with_its_traceback(
+    configure: Callable[..., RunConfig],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    from fedssl.loopback import LoopbackExchange
+    from fedssl.types import Download
+
+    run = configure()
+    exchange = LoopbackExchange(open_sites(run, tmp_path / "run"))
+    monkeypatch.setattr(Site, "answer", lambda self, download: 1 / 0)
+    assert exchange.send([Download("r", 0, "train", "north")], {}) == []
+    assert "Site north failed." in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_message_for_another_site_is_refused(sites: dict[str, Site]):
+    from fedssl.types import Download
+
+    with pytest.raises(FederationError, match="for site 'west' reached site 'north'"):
+        sites["north"].answer(Download("r", 0, "describe", "west"))
+
+
 def test_the_loop_is_the_same_whoever_carries_the_messages(
     configure: Callable[..., RunConfig], tmp_path: Path
 ):

@@ -353,6 +353,13 @@ def test_stored_pseudo_labels_are_binary_and_nested(start: Start):
         assert not (cup & ~disc & 1).any()
 
 
+def test_the_masked_dice_can_be_added_to_the_loss(start: Start):
+    plain, with_dice = start(), start(keys={"denoise.dice-weight": 1.0})
+    for ours, theirs in zip(trained(with_dice, "west"), trained(plain, "west"), strict=True):
+        assert ours.metrics["loss/pseudo"] > theirs.metrics["loss/pseudo"]
+        assert ours.metrics["loss/pseudo"] < theirs.metrics["loss/pseudo"] + 1.1
+
+
 def test_a_class_counts_only_where_every_class_is_trusted_in_exclusive_tasks(
     configure: Callable[..., RunConfig], tmp_path: Path
 ):
