@@ -10,9 +10,10 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedssl.types import Task
+from fedssl.functional.labels import decode
+from fedssl.types import Output, Task
 
-__all__ = ["pad_to_multiple", "predict_case"]
+__all__ = ["label_map", "pad_to_multiple", "predict_case"]
 
 Predictor = Callable[[Tensor], Sequence[Tensor]]
 
@@ -123,3 +124,12 @@ def _crop(output: Tensor, sizes: Sequence[int], reduction: int) -> Tensor:
     for axis, size in enumerate(sizes):
         output = output.narrow(axis + 2, 0, min(-(-size // reduction), output.shape[axis + 2]))
     return output
+
+
+def label_map(prob: Tensor, output: Output, size: Sequence[int]) -> Tensor:
+    """Return the label map [*size] uint8 of foreground probabilities [F, *S] of one case."""
+    if tuple(prob.shape[1:]) != tuple(size):
+        # Probabilities, not labels, are resized: borders stay smooth.
+        mode = "trilinear" if len(size) == 3 else "bilinear"
+        prob = F.interpolate(prob[None], tuple(size), mode=mode, align_corners=False)[0]
+    return decode(prob[None], output)[0].to(torch.uint8)

@@ -9,25 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from fedssl.config import RunConfig, Scalar
-from fedssl.data.formats import format_of, stem_of
-from fedssl.data.geometry import Geometry
+from fedssl.data.masks import mask_name, write_onto
 from fedssl.data.prepare import PreparePlan, prepare_case
-from fedssl.data.readers import write_label
 from fedssl.data.sizes import parse_size
 from fedssl.data.source import FolderSource
 from fedssl.engine import pick_device
 from fedssl.errors import CheckpointError, DataError
 from fedssl.federation import SiteSpec
-from fedssl.functional.labels import decode, foreground_probabilities
-from fedssl.inference import predict_case
+from fedssl.functional.labels import foreground_probabilities
+from fedssl.inference import label_map, predict_case
 from fedssl.memory import FileMemory
 from fedssl.methods import METHODS, load_config
 from fedssl.methods.base import Method
@@ -40,15 +36,11 @@ __all__ = [
     "Trained",
     "foreground",
     "load_trained",
-    "mask_name",
     "predict_folder",
-    "write_onto",
 ]
 
 LATEST: Final = 2**62
 """A step that comes after every step, to read a site's memory as it was left."""
-
-_DIMS: Final = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,34 +230,9 @@ def _cases(source: FolderSource) -> Iterator[Case]:
         yield source.read(index)
 
 
-def mask_name(image: Path) -> str:
-    """Return the file name of an image's mask; JPEG would change its values, so it becomes PNG."""
-    lossy = (file_format := format_of(image)) is not None and file_format.name == "JPEG"
-    return f"{stem_of(image.name)}.png" if lossy else image.name
-
-
 def _label(trained: Trained, case: Case) -> Tensor:
     """Return the label map [*S] uint8 of a case at its own size."""
     plan = PreparePlan.from_run(trained.run, trained.task)
     image, _, _ = prepare_case(case, plan)
     prob = foreground(trained, torch.from_numpy(image))
-    size = case.image.shape[1:]
-    if prob.shape[1:] != size:
-        # Probabilities, not labels, are resized: borders stay smooth.
-        prob = F.interpolate(prob[None], size, mode=_DIMS[len(size)], align_corners=False)[0]
-    return decode(prob[None], trained.seen.output)[0].to(torch.uint8).cpu()
-
-
-def write_onto(path: Path, label: np.ndarray, geometry: Geometry) -> None:
-    """Write a map of integers [*S] onto a file's grid; another size is filled by nearest value.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    size = tuple(geometry.size[axis] for axis in reversed(geometry.axes))
-    # A picture stored as a volume of one slice.
-    plane = label[np.newaxis] if label.ndim == len(size) - 1 else label
-    if plane.shape != size:
-        grown = torch.from_numpy(plane[np.newaxis, np.newaxis].astype(np.float32))
-        plane = F.interpolate(grown, size, mode="nearest-exact")[0, 0].numpy().astype(label.dtype)
-    write_label(path, plane, geometry)
+    return label_map(prob, trained.seen.output, case.image.shape[1:]).cpu()

@@ -12,12 +12,12 @@ from typing import Final
 
 from fedssl.data.formats import stem_of
 from fedssl.data.layouts.cases import files_by_stem
+from fedssl.data.masks import mask_name, write_onto
 from fedssl.data.source import FolderSource
 from fedssl.deploy.site_edit import edit_as_mixed
 from fedssl.errors import ConfigError, DataError
 from fedssl.federation import SiteSpec, load_site_file
 from fedssl.memory import write_atomically
-from fedssl.predict import mask_name, write_onto
 from fedssl.pseudo import PseudoCase, PseudoSite
 from fedssl.types import Role, Task
 

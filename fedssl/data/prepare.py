@@ -19,7 +19,8 @@ from fedssl.data.cache import (
     default_cache_dir,
     open_prepared,
 )
-from fedssl.data.intensity import resize_image, resize_label, zscore
+from fedssl.data.fitting import prepare_image
+from fedssl.data.intensity import resize_label
 from fedssl.data.sizes import parse_size
 from fedssl.data.source import CaseSource
 from fedssl.errors import DataError
@@ -87,7 +88,7 @@ def prepare(
     if found is not None:
         return found
     with CacheWriter(cache_dir, key) as writer:
-        for index in range(len(source.cases)):
+        for index, ref in enumerate(source.cases):
             case = source.read(index)
             image, label, spacing = prepare_case(case, plan)
             writer.add(
@@ -98,6 +99,7 @@ def prepare(
                 spacing=spacing,
                 distance_unit=case.distance_unit,
                 original_shape=case.image.shape[1:],
+                split=ref.split,
             )
             if progress is not None:
                 progress(index + 1, len(source.cases))
@@ -117,14 +119,10 @@ def prepare_case(
     case: Case, plan: PreparePlan
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[float, ...]]:
     """Return image, label and spacing (in units of the original) of one case."""
-    image, label, spacing = case.image, case.label, case.spacing
-    size = plan.image_size
-    if size is not None and image.shape[-len(size) :] != size:
-        image = resize_image(image, size)
+    label, spacing = case.label, case.spacing
+    image = prepare_image(case.image, plan.image_size, plan.normalise)
+    size, old, new = plan.image_size, case.image.shape[1:], image.shape[1:]
+    if size is not None and new != old:
         label = None if label is None else resize_label(label, size)
-        old = case.image.shape[1:]
-        new = image.shape[1:]
         spacing = tuple(s * o / n for s, o, n in zip(spacing, old, new, strict=True))
-    if plan.normalise == "zscore":
-        image = zscore(image)
     return image, label, spacing

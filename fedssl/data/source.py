@@ -12,16 +12,17 @@ from typing import Protocol
 import numpy as np
 
 from fedssl.data.cache import default_cache_dir
+from fedssl.data.case_files import files_behind, read_mask, read_picture, recipe
 from fedssl.data.fingerprints import digest_files
-from fedssl.data.formats import detached_files
+from fedssl.data.fitting import base_channels, fit_mode, with_channels
 from fedssl.data.geometry import Geometry
 from fedssl.data.layouts import LAYOUTS, CaseFile
-from fedssl.data.readers import LabelPicture, Picture, read_geometry, read_image, read_label
+from fedssl.data.readers import LabelPicture, Picture, read_geometry
 from fedssl.errors import DataError, did_you_mean
 from fedssl.federation import SiteSpec
 from fedssl.types import Case, Role, Task
 
-__all__ = ["CaseRef", "CaseSource", "FolderSource", "base_channels", "open_source"]
+__all__ = ["CaseRef", "CaseSource", "FolderSource", "open_source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,13 @@ class CaseRef:
         name: unique within the site.
         subject: whose image it is.
         has_label: whether there is a mask.
+        split: `train`, `val` or `test` where the data set publishes a split, else empty.
     """
 
     name: str
     subject: str
     has_label: bool
+    split: str = ""
 
 
 class CaseSource(Protocol):
@@ -67,18 +70,13 @@ def open_source(spec: SiteSpec, task: Task) -> CaseSource:
     return FolderSource(spec, task)
 
 
-def base_channels(task: Task) -> int:
-    """Return the channels of one image or slice; 2.5D stacks three slices of them."""
-    return task.channels // 3 if task.mode == "2.5d" else task.channels
-
-
 class FolderSource:
     """Cases from files.
 
     A grey picture is repeated where the task has three channels; a colour picture serves a
     one-channel task only if its channels are equal. A mask of 0 and 255 means 0 and 1 when the
-    task has two classes. The site option `label-values = "255,128,0"` gives, class by class, the
-    value that stands for it in the files.
+    task has two classes, unless the layout knows better. The site option
+    `label-values = "255,128,0"` gives, class by class, the value that stands for it in the files.
 
     Args:
         spec: the site.
@@ -94,7 +92,9 @@ class FolderSource:
             )
         self.spec, self.task = spec, task
         self.files: list[CaseFile] = LAYOUTS[spec.layout](spec)
-        self.cases = tuple(CaseRef(f.name, f.subject, f.label is not None) for f in self.files)
+        self.cases = tuple(
+            CaseRef(f.name, f.subject, f.label is not None, f.split) for f in self.files
+        )
         self._values = _label_values(spec, task)
         if spec.role != Role.UNLABELED and not any(c.has_label for c in self.cases):
             raise DataError(
@@ -111,18 +111,18 @@ class FolderSource:
                 mask value that stands for no class.
         """
         files = self.files[index]
-        picture = read_image(files.image)
-        image = _with_channels(
-            _fit_mode(picture.array, self.task, files.image), base_channels(self.task), files.image
+        picture = read_picture(files)
+        image = with_channels(
+            fit_mode(picture.array, self.task, files.image), base_channels(self.task), files.image
         )
-        label = None if files.label is None else self._label(files.label, picture, files.image)
+        label = None if files.label is None else self._label(files, files.label, picture)
         spacing, unit = _spacing(self.spec, picture, files.image)
         dims = image.ndim - 1
         return Case(files.name, files.subject, image, label, spacing[-dims:], unit)
 
     def geometry(self, index: int) -> Geometry:
         """Return the grid of one image file, to write a prediction back onto it."""
-        return read_geometry(self.files[index].image)
+        return read_geometry(self.files[index].image, self.files[index].image_key)
 
     def content_key(self) -> str:
         """Return a digest of the files' contents and of the settings that `read` follows."""
@@ -131,60 +131,25 @@ class FolderSource:
         digest.update(json.dumps([settings, len(self.task.classes)], sort_keys=True).encode())
         paths: list[Path] = []
         for case in self.files:
-            own = [case.image, *detached_files(case.image)]
-            mask = [] if case.label is None else [case.label, *detached_files(case.label)]
-            digest.update(json.dumps([case.name, case.subject, len(own), len(mask)]).encode())
+            own, mask = files_behind(case.image_files), files_behind(case.label_files)
+            row = [case.name, case.subject, len(own), len(mask), recipe(case)]
+            digest.update(json.dumps(row).encode())
             paths += own + mask
         for content in digest_files(paths, default_cache_dir() / "digests"):
             digest.update(content.encode())
         return digest.hexdigest()
 
-    def _label(self, path: Path, picture: Picture, image_path: Path) -> np.ndarray:
-        label = read_label(path)
+    def _label(self, files: CaseFile, path: Path, picture: Picture) -> np.ndarray:
+        code = files.code if self._values is None else None
+        label = read_mask(files, code)
         if label.array.shape != picture.array.shape[1:]:
             raise DataError(
-                f"The mask {path} has the shape {label.array.shape}, but its image {image_path} "
+                f"The mask {path} has the shape {label.array.shape}, but its image {files.image} "
                 f"has {picture.array.shape[1:]}. Resample the mask onto the image's grid."
             )
-        _check_alignment(label, picture, path, image_path)
+        _check_alignment(label, picture, path, files.image)
         classes = _to_classes(label.array, self._values, self.task, path)
         return classes[0] if self.task.mode == "2d" and classes.ndim == 3 else classes
-
-
-def _fit_mode(array: np.ndarray, task: Task, path: Path) -> np.ndarray:
-    """Return [C, H, W] in mode 2d and [C, D, H, W] in the other modes."""
-    volume = array.ndim == 4
-    if task.mode != "2d" and not volume:
-        raise DataError(
-            f'{path} is a 2D picture, but mode = {task.mode!r} needs volumes. Set mode = "2d".'
-        )
-    if task.mode == "2d" and volume:
-        if array.shape[1] != 1:
-            raise DataError(
-                f'{path} is a volume of {array.shape[1]} slices, but mode = "2d" needs pictures. '
-                'Set mode = "slices", "2.5d" or "3d".'
-            )
-        return array[:, 0]
-    return array
-
-
-def _with_channels(array: np.ndarray, wanted: int, path: Path) -> np.ndarray:
-    have = len(array)
-    if have == wanted:
-        return array
-    if have == 1 and wanted == 3:
-        return np.repeat(array, 3, axis=0)
-    if have == 3 and wanted == 1 and (array == array[:1]).all():
-        return array[:1]
-    if have == 3 and wanted == 1:
-        raise DataError(
-            f"{path} is a colour picture, but the task has one channel. Set channels = 3 in "
-            "[task], or convert the pictures to grey."
-        )
-    raise DataError(
-        f"{path} has {have} channels, but the task has {wanted}. Set channels = {have} in [task], "
-        "or export the channels that the task needs."
-    )
 
 
 def _spacing(spec: SiteSpec, picture: Picture, path: Path) -> tuple[tuple[float, ...], str]:

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedssl.data.source import FolderSource, base_channels, open_source
+from fedssl.data.fitting import base_channels
+from fedssl.data.source import FolderSource, open_source
 from fedssl.errors import DataError
 from fedssl.federation import SiteSpec
 from fedssl.types import Task
