@@ -90,8 +90,9 @@ class Site:
         self.device = pick_device(run.device)
         source = open_source(spec, task)
         self.prepared: PreparedSite = prepare_site(source, PreparePlan.from_run(run, task), run)
+        cases = self.prepared.cases
         self.split: Split = make_split(
-            [c.subject for c in self.prepared.cases], run.split, spec.name
+            [c.subject for c in cases], run.split, spec.name, [c.split for c in cases]
         )
         labeled = labeled_positions(self.prepared, self.split.train, spec)
         if spec.role != Role.UNLABELED and not labeled:

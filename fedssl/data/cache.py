@@ -49,6 +49,7 @@ class PreparedCase:
         spacing: per axis of `shape`, in `distance_unit`.
         distance_unit: `mm` or `pixel`.
         original_shape: *S before resizing.
+        split: `train`, `val` or `test` where the data set publishes a split, else empty.
     """
 
     name: str
@@ -60,6 +61,7 @@ class PreparedCase:
     spacing: tuple[float, ...]
     distance_unit: str
     original_shape: tuple[int, ...]
+    split: str = ""
 
     @property
     def has_label(self) -> bool:
@@ -182,6 +184,7 @@ class CacheWriter:
         spacing: tuple[float, ...],
         distance_unit: str,
         original_shape: tuple[int, ...],
+        split: str = "",
     ) -> None:
         """Append one case: image [C, *S], label [*S] or None."""
         with _writing(self._folder):
@@ -198,6 +201,7 @@ class CacheWriter:
                 tuple(spacing),
                 distance_unit,
                 tuple(original_shape),
+                split,
             )
         )
 

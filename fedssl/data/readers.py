@@ -60,14 +60,18 @@ class LabelPicture:
     geometry: Geometry
 
 
-def read_image(path: Path) -> Picture:
+def read_image(path: Path, key: str = "") -> Picture:
     """Read an image; components and a fourth axis become channels, alpha is dropped.
+
+    Args:
+        path: image file.
+        key: which array of a container file is meant.
 
     Raises:
         DataError: the file cannot be read whole, or holds a value that is not finite.
     """
     path = Path(path)
-    array, geometry, file_format = _read(path)
+    array, geometry, file_format = _read(path, key)
     if file_format.picture and len(array) in (2, 4):
         array = array[:-1]
     with np.errstate(over="ignore", invalid="ignore"):
@@ -80,14 +84,18 @@ def read_image(path: Path) -> Picture:
     return Picture(image, spacing, physical, geometry)
 
 
-def read_label(path: Path) -> LabelPicture:
+def read_label(path: Path, key: str = "") -> LabelPicture:
     """Read a mask: one value per pixel, or a colour file that holds no more than that.
+
+    Args:
+        path: mask file.
+        key: which array of a container file is meant.
 
     Raises:
         DataError: the file cannot be read whole, has real colours, or values that are no integers.
     """
     path = Path(path)
-    array, geometry, file_format = _read(path)
+    array, geometry, file_format = _read(path, key)
     if file_format.picture and len(array) in (2, 4) and (array[-1] == array[-1].flat[0]).all():
         array = array[:-1]
     plane = geometry.canonical(_one_channel(array, path))
@@ -101,9 +109,10 @@ def read_label(path: Path) -> LabelPicture:
     return LabelPicture(np.ascontiguousarray(plane, dtype=np.int64), geometry)
 
 
-def read_geometry(path: Path) -> Geometry:
-    """Read a file's grid only."""
+def read_geometry(path: Path, key: str = "") -> Geometry:
+    """Read the grid of a file, or of an array in it, only."""
     path = Path(path)
+    _check_key(path, key)
     file_format = check_bytes(path)
     with _quiet(path):
         return _geometry(_header(path, file_format), path)
@@ -142,8 +151,14 @@ def _one_channel(array: np.ndarray, path: Path) -> np.ndarray:
     )
 
 
-def _read(path: Path) -> tuple[np.ndarray, Geometry, FileFormat]:
+def _check_key(path: Path, key: str) -> None:
+    if key:
+        raise DataError(f"{path} holds one image, no array {key!r}; give the file without it.")
+
+
+def _read(path: Path, key: str) -> tuple[np.ndarray, Geometry, FileFormat]:
     """Return [C, *S] in file order, dtype as stored."""
+    _check_key(path, key)
     file_format = check_bytes(path)
     with _quiet(path):
         reader = _header(path, file_format)

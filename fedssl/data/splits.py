@@ -32,27 +32,72 @@ class Split:
     test: tuple[int, ...]
 
 
-def make_split(subjects: Sequence[str], split: SplitConfig, site: str) -> Split:
+def make_split(
+    subjects: Sequence[str],
+    split: SplitConfig,
+    site: str,
+    published: Sequence[str] = (),
+) -> Split:
     """Split a site's cases by subject.
 
     The order of the subjects is that of a hash of (seed, site, subject). Every `folds`-th of them,
     beginning with the `fold`-th, is tested; with fewer subjects than folds one is left out at a
     time. Of the rest a share is for validation; at least one subject trains.
 
+    A split that the data set publishes takes the place of the folds. A subject of whom it tests one
+    case is tested with all, so that none is on both sides; without published validation cases a
+    share of the training subjects validates.
+
     Args:
         subjects: subject of each case.
         split: seed, folds and shares.
         site: the site's name.
+        published: `train`, `val`, `test` or empty (it trains) for each case, if there is such a
+            split.
+
+    Raises:
+        DataError: a fold is asked for beside a published split, or nobody is left to train.
     """
     ranked = _ranked(set(subjects), f"{split.seed}/{site}")
-    folds = min(split.folds, len(ranked))
-    test = set(ranked[split.fold % folds :: folds]) if folds > 1 else set()
-    rest = [s for s in ranked if s not in test]
+    if any(published):
+        parts = _published(subjects, published, ranked, split, site)
+    else:
+        folds = min(split.folds, len(ranked))
+        test = set(ranked[split.fold % folds :: folds]) if folds > 1 else set()
+        parts = (*_with_validation([s for s in ranked if s not in test], split), test)
+    return Split(*(tuple(i for i, s in enumerate(subjects) if s in part) for part in parts))
+
+
+def _with_validation(rest: list[str], split: SplitConfig) -> tuple[set[str], set[str]]:
+    """Return who trains and who validates."""
     count = min(ceil(round(split.val_fraction * len(rest), 9)), len(rest) - 1) if rest else 0
-    val = set(rest[:count])
-    train = set(rest[count:])
-    chosen = [tuple(i for i, s in enumerate(subjects) if s in part) for part in (train, val, test)]
-    return Split(*chosen)
+    return set(rest[count:]), set(rest[:count])
+
+
+def _published(
+    subjects: Sequence[str],
+    published: Sequence[str],
+    ranked: list[str],
+    split: SplitConfig,
+    site: str,
+) -> tuple[set[str], set[str], set[str]]:
+    remedy = 'To split by folds instead, give the site options = { split = "folds" }.'
+    if split.fold:
+        raise DataError(
+            f"Site {site!r}: split.fold = {split.fold}, but its data come with a published split, "
+            f"which is used. {remedy}"
+        )
+    test = {s for s, part in zip(subjects, published, strict=True) if part == "test"}
+    val = {s for s, part in zip(subjects, published, strict=True) if part == "val"} - test
+    train = set(ranked) - test - val
+    if not val:
+        train, val = _with_validation([s for s in ranked if s in train], split)
+    if not train:
+        raise DataError(
+            f"Site {site!r}: every subject has a case in the published validation or test split, "
+            f"so nobody is left to train. {remedy}"
+        )
+    return train, val, test
 
 
 def labeled_positions(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fedssl.data.layouts import folders
 from fedssl.data.layouts.cases import CaseFile
-from fedssl.federation import SiteSpec
+from fedssl.data.layouts.layout import Layout
 
-__all__ = ["LAYOUTS", "CaseFile"]
+__all__ = ["LAYOUTS", "CaseFile", "Layout"]
 
-LAYOUTS: dict[str, Callable[[SiteSpec], list[CaseFile]]] = {
-    "folders": folders.list_cases,
-}
-"""`list_cases` of each layout, by the name that `layout` has in a federation file."""
+_ALL = (folders.list_cases,)
+
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _ALL}
+"""Every layout, by the name that `layout` has in a federation file."""

@@ -10,10 +10,56 @@ from pathlib import Path
 from fedssl.data.formats import format_of, stem_of, supported_suffixes
 from fedssl.errors import DataError
 
-__all__ = ["CaseFile", "files_by_stem", "site_folder", "take_shard"]
+__all__ = [
+    "BINARY",
+    "PARTS",
+    "CaseFile",
+    "MaskCode",
+    "MaskLayer",
+    "files_by_stem",
+    "site_folder",
+    "take_shard",
+]
+
+PARTS = ("train", "val", "test")
+"""What a published split calls its parts here."""
 
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
-_COMPANIONS = {".raw", ".zraw", ".txt", ".md", ".csv", ".json", ".xml", ".html"}
+_COMPANIONS = {".raw", ".zraw", ".txt", ".md", ".csv", ".json", ".xml", ".html", ".list"}
+
+
+@dataclass(frozen=True, slots=True)
+class MaskCode:
+    """Which values of a mask file stand for which class; without one they are class indices.
+
+    Args:
+        ranges: (lowest value, highest value, class); a value in none of them is an error. Empty: a
+            binary mask, set where it is > 127 if it has values above 1, else where it is > 0.
+        inverted: `no`, `yes` (of a binary mask: set means background), or `corners`: inverted if
+            all four corners of the picture are set.
+    """
+
+    ranges: tuple[tuple[int, int, int], ...] = ()
+    inverted: str = "no"
+
+
+BINARY = MaskCode()
+"""0 and 1, 0 and 255, or such values after a lossy compression."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskLayer:
+    """A binary mask file, painted over the layers before it.
+
+    Args:
+        path: mask file, binary as in `BINARY`.
+        index: the class that it paints.
+        key: see `CaseFile.label_key`.
+    """
+
+    path: Path
+    index: int
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +71,42 @@ class CaseFile:
         subject: whose image it is.
         image: image file.
         label: mask file, or None.
+        image_key: which array of a container file (HDF5, npy, mat, ...) is the image; what such a
+            key looks like is the format's matter.
+        label_key: the same for the mask, which may lie in the same file.
+        more_images: files of further channels, on the grid of `image`.
+        code: how values of the mask file become class indices; None: they are indices (or 0 and
+            255). The site option `label-values` overrides it.
+        layers: masks painted one over the other; then `label` is the first one's file.
+        split: `train`, `val` or `test` where the data set publishes a split, else empty.
     """
 
     name: str
     subject: str
     image: Path
-    label: Path | None
+    label: Path | None = None
+    image_key: str = ""
+    label_key: str = ""
+    more_images: tuple[Path, ...] = ()
+    code: MaskCode | None = None
+    layers: tuple[MaskLayer, ...] = ()
+    split: str = ""
+
+    def __post_init__(self) -> None:
+        if self.layers and self.label is None:
+            object.__setattr__(self, "label", self.layers[0].path)
+
+    @property
+    def image_files(self) -> tuple[Path, ...]:
+        """The files that the image is read from."""
+        return (self.image, *self.more_images)
+
+    @property
+    def label_files(self) -> tuple[Path, ...]:
+        """The files that the mask is read from, each once."""
+        if self.layers:
+            return tuple(dict.fromkeys(layer.path for layer in self.layers))
+        return () if self.label is None else (self.label,)
 
 
 def site_folder(path: str, site: str) -> Path:

@@ -12,7 +12,8 @@ import csv
 from pathlib import Path
 
 from fedssl.data.formats import stem_of
-from fedssl.data.layouts.cases import CaseFile, files_by_stem, site_folder, take_shard
+from fedssl.data.layouts.cases import CaseFile, files_by_stem, site_folder
+from fedssl.data.layouts.layout import layout
 from fedssl.errors import DataError
 from fedssl.federation import SiteSpec
 
@@ -22,6 +23,10 @@ _MASK_SUFFIXES = ("_mask", "_label", "_seg", "_segmentation", "_gt", "_manual1")
 _CHANNEL = "_0000"
 
 
+@layout(
+    "folders",
+    options={"images": "folder of the images (images)", "labels": "folder of the masks (labels)"},
+)
 def list_cases(spec: SiteSpec) -> list[CaseFile]:
     """Return a site's cases sorted by name.
 
@@ -43,11 +48,10 @@ def list_cases(spec: SiteSpec) -> list[CaseFile]:
     images = _without_channel_suffix(images, labels, image_folder)
     labels = _paired(images, labels, label_folder, image_folder)
     subjects = _subjects(site, list(images))
-    cases = [
+    return [
         CaseFile(name, subjects.get(name, name), path, labels.get(name))
         for name, path in images.items()
     ]
-    return take_shard(sorted(cases, key=lambda case: case.name), spec.shard, spec.name)
 
 
 def _without_channel_suffix(

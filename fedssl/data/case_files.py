@@ -1,0 +1,127 @@
+"""The files of one case to one picture and one mask: channels joined, masks decoded and layered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fedssl.data.formats import detached_files
+from fedssl.data.layouts.cases import BINARY, CaseFile, MaskCode
+from fedssl.data.readers import LabelPicture, Picture, read_image, read_label
+from fedssl.errors import DataError
+
+__all__ = ["decode", "files_behind", "read_mask", "read_picture", "recipe"]
+
+_LOSSY = (".jpg", ".jpeg")
+_GREY_ENOUGH = 48
+"""How far the channels of a grey picture may lie apart after a lossy compression."""
+
+
+def read_picture(case: CaseFile) -> Picture:
+    """Read a case's image; further files become further channels.
+
+    Raises:
+        DataError: a file cannot be read, or they are not on one grid.
+    """
+    first = read_image(case.image, case.image_key)
+    arrays = [first.array]
+    for path in case.more_images:
+        other = read_image(path, case.image_key)
+        if other.array.shape[1:] != first.array.shape[1:]:
+            raise DataError(
+                f"{path} has the shape {other.array.shape[1:]}, but {case.image}, another channel "
+                f"of the same case, has {first.array.shape[1:]}. Resample them onto one grid."
+            )
+        arrays.append(other.array)
+    if len(arrays) == 1:
+        return first
+    joined = np.concatenate(arrays)
+    return Picture(joined, first.spacing, first.has_physical_spacing, first.geometry)
+
+
+def read_mask(case: CaseFile, code: MaskCode | None) -> LabelPicture:
+    """Read a case's mask.
+
+    Args:
+        case: one that has a mask.
+        code: how its values become class indices; None: they stay as the file has them.
+
+    Raises:
+        DataError: a file cannot be read, holds a value that the code does not know, or layers
+            differ in size.
+    """
+    if case.layers:
+        return _layered(case)
+    if case.label is None:
+        raise DataError(f"Case {case.name!r} has no mask; add one or leave it unlabeled.")
+    raw = _grey(case.label, case.label_key)
+    return raw if code is None else LabelPicture(decode(raw.array, code, case.label), raw.geometry)
+
+
+def decode(array: np.ndarray, code: MaskCode, path: Path) -> np.ndarray:
+    """Return class indices [*S] int64 of a mask as stored [*S].
+
+    Args:
+        array: the file's values.
+        code: what they stand for.
+        path: named in errors.
+    """
+    if not code.ranges:
+        is_set = array > (127 if array.max() > 1 else 0)
+        inverted = code.inverted == "yes" or (code.inverted == "corners" and _corners(is_set).all())
+        return np.asarray(is_set ^ inverted, dtype=np.int64)
+    classes = np.full(array.shape, -1, dtype=np.int64)
+    for low, high, index in code.ranges:
+        classes[(array >= low) & (array <= high)] = index
+    if (classes < 0).any():
+        spans = ", ".join(f"{low}..{high} = class {i}" for low, high, i in code.ranges)
+        raise DataError(
+            f"{path} holds the value {array[classes < 0].flat[0]}, which this layout does not know "
+            f"({spans}). Look whether it is the mask that belongs there."
+        )
+    return classes
+
+
+def recipe(case: CaseFile) -> list[object]:
+    """Return what decides, besides the files' contents, what is read; JSON can hold it."""
+    layers = [(case.label_files.index(layer.path), layer.index, layer.key) for layer in case.layers]
+    code = None if case.code is None else [list(case.code.ranges), case.code.inverted]
+    return [case.image_key, case.label_key, len(case.more_images), code, layers, case.split]
+
+
+def files_behind(paths: tuple[Path, ...]) -> list[Path]:
+    """Return files together with the pixel files that their headers point at."""
+    return [file for path in paths for file in (path, *detached_files(path))]
+
+
+def _layered(case: CaseFile) -> LabelPicture:
+    first = _grey(case.layers[0].path, case.layers[0].key)
+    classes = np.zeros(first.array.shape, dtype=np.int64)
+    for number, layer in enumerate(case.layers):
+        raw = _grey(layer.path, layer.key) if number else first
+        if raw.array.shape != classes.shape:
+            raise DataError(
+                f"The mask {layer.path} has the shape {raw.array.shape}, but "
+                f"{case.layers[0].path}, of the same image, has {classes.shape}."
+            )
+        classes[decode(raw.array, BINARY, layer.path) > 0] = layer.index
+    return LabelPicture(classes, first.geometry)
+
+
+def _grey(path: Path, key: str) -> LabelPicture:
+    """Read a mask; the three channels of a lossy file need not be equal."""
+    if not path.name.lower().endswith(_LOSSY):
+        return read_label(path, key)
+    picture = read_image(path, key)
+    apart = picture.array.max(axis=0) - picture.array.min(axis=0)
+    if apart.max() > _GREY_ENOUGH:
+        raise DataError(
+            f"{path} is a mask in real colours; a mask has one value per pixel. Save it as a "
+            "single-channel PNG of class indices."
+        )
+    return LabelPicture(np.rint(picture.array.mean(axis=0)).astype(np.int64), picture.geometry)
+
+
+def _corners(array: np.ndarray) -> np.ndarray:
+    return array[..., [0, 0, -1, -1], [0, -1, 0, -1]]
