@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedssl.data.dicom import series_files
 from fedssl.data.formats import detached_files
 from fedssl.data.layouts.cases import BINARY, CaseFile, MaskCode
 from fedssl.data.readers import LabelPicture, Picture, read_image, read_label
@@ -67,10 +68,15 @@ def decode(array: np.ndarray, code: MaskCode, path: Path) -> np.ndarray:
         code: what they stand for.
         path: named in errors.
     """
+    classes = _classes(array, code, path)
+    if code.inverted == "yes" or (code.inverted == "corners" and (_corners(classes) > 0).all()):
+        classes = _classes(255 - array, code, path) if code.ranges else 1 - classes
+    return classes
+
+
+def _classes(array: np.ndarray, code: MaskCode, path: Path) -> np.ndarray:
     if not code.ranges:
-        is_set = array > (127 if array.max() > 1 else 0)
-        inverted = code.inverted == "yes" or (code.inverted == "corners" and _corners(is_set).all())
-        return np.asarray(is_set ^ inverted, dtype=np.int64)
+        return np.asarray(array > (127 if array.max() > 1 else 0), dtype=np.int64)
     classes = np.full(array.shape, -1, dtype=np.int64)
     for low, high, index in code.ranges:
         classes[(array >= low) & (array <= high)] = index
@@ -91,8 +97,15 @@ def recipe(case: CaseFile) -> list[object]:
 
 
 def files_behind(paths: tuple[Path, ...]) -> list[Path]:
-    """Return files together with the pixel files that their headers point at."""
-    return [file for path in paths for file in (path, *detached_files(path))]
+    """Return files together with the pixel files that their headers point at.
+
+    A folder stands for the files of one DICOM series.
+    """
+    return [
+        file
+        for path in paths
+        for file in (series_files(path) if path.is_dir() else (path, *detached_files(path)))
+    ]
 
 
 def _layered(case: CaseFile) -> LabelPicture:

@@ -141,6 +141,8 @@ class FolderSource:
 
     def _label(self, files: CaseFile, path: Path, picture: Picture) -> np.ndarray:
         code = files.code if self._values is None else None
+        if code is not None and not code.ranges and self.task.num_classes > 2:
+            code = None  # set or not set cannot stand for three classes; the values may
         label = read_mask(files, code)
         if label.array.shape != picture.array.shape[1:]:
             raise DataError(

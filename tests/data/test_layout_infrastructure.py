@@ -109,7 +109,10 @@ def test_a_lossy_grey_mask_is_read_and_one_in_colours_is_refused(source, tmp_pat
     drawn[4:11, 3:9] = 255
     write_image(tmp_path / "m.jpg", drawn, vector=True)
     case = CaseFile("a", "a", tmp_path / "a.png", tmp_path / "m.jpg", code=BINARY)
-    np.testing.assert_array_equal(source([case]).read(0).label, drawn[..., 0] > 0)
+    two = Task("t", ("b", "f"))
+    np.testing.assert_array_equal(source([case], task=two).read(0).label, drawn[..., 0] > 0)
+    with pytest.raises(DataError, match=r"m\.jpg holds the value \d+, which stands for no class"):
+        source([case]).read(0)
     drawn[..., 2] = 0
     write_image(tmp_path / "m.jpg", drawn, vector=True)
     with pytest.raises(DataError, match=r"m\.jpg is a mask in real colours"):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedssl.data.dicom import holds_dicom
 from fedssl.data.formats import format_of, stem_of, supported_suffixes
 from fedssl.errors import DataError
 
@@ -17,6 +18,7 @@ __all__ = [
     "MaskCode",
     "MaskLayer",
     "files_by_stem",
+    "is_junk",
     "site_folder",
     "take_shard",
 ]
@@ -35,8 +37,8 @@ class MaskCode:
     Args:
         ranges: (lowest value, highest value, class); a value in none of them is an error. Empty: a
             binary mask, set where it is > 127 if it has values above 1, else where it is > 0.
-        inverted: `no`, `yes` (of a binary mask: set means background), or `corners`: inverted if
-            all four corners of the picture are set.
+        inverted: `no`; `yes`: the value is 255 minus the file's (of a binary mask: set means
+            background); `corners`: `yes` if no corner of the picture would be background otherwise.
     """
 
     ranges: tuple[tuple[int, int, int], ...] = ()
@@ -125,8 +127,8 @@ def site_folder(path: str, site: str) -> Path:
 def files_by_stem(folder: Path) -> dict[str, Path]:
     """Return the image files of a folder by stem, sorted.
 
-    Hidden files, folders and harmless companions (`Thumbs.db`, `.raw` beside `.mhd`, notes) are
-    passed over.
+    A folder with DICOM files counts as one image. Hidden files, other folders and harmless
+    companions (`Thumbs.db`, `.raw` beside `.mhd`, notes) are passed over.
 
     Raises:
         DataError: an unknown file type, a dead link, or two files of one stem.
@@ -134,7 +136,7 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     folded: dict[str, Path] = {}
     for path in sorted(_entries(folder)):
-        if not path.is_file():
+        if not path.exists():
             raise DataError(f"{path} is a link that leads nowhere; remove or repair it.")
         if format_of(path) is None:
             raise DataError(
@@ -152,6 +154,11 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def is_junk(name: str) -> bool:
+    """Return whether a file or folder is hidden, or what systems and archives leave behind."""
+    return name.startswith(".") or name.lower() in _IGNORED
+
+
 def _entries(folder: Path) -> Iterable[Path]:
     try:
         names = os.listdir(folder)  # noqa: PTH208 -- pathlib hides the error's reason
@@ -159,7 +166,7 @@ def _entries(folder: Path) -> Iterable[Path]:
         raise DataError(f"{folder} cannot be listed: {error.strerror or error}.") from None
     for name in names:
         path = folder / name
-        skipped = name.startswith(".") or name.lower() in _IGNORED or path.is_dir()
+        skipped = is_junk(name) or (path.is_dir() and not holds_dicom(path))
         if not skipped and path.suffix.lower() not in _COMPANIONS:
             yield path
 

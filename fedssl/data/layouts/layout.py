@@ -13,12 +13,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from fedssl.data.layouts.cases import PARTS, CaseFile, take_shard
+from fedssl.data.layouts.subjects import indexed_subjects
 from fedssl.errors import DataError, did_you_mean
 from fedssl.federation import SiteSpec
 
-__all__ = ["COMMON_OPTIONS", "Layout", "choice", "layout"]
+__all__ = ["COMMON_OPTIONS", "Layout", "choice", "flag", "layout"]
 
 log = logging.getLogger("fedssl")
 
@@ -51,6 +53,9 @@ class Layout:
     def __call__(self, spec: SiteSpec) -> list[CaseFile]:
         """Return a site's cases sorted by name, of its shard only.
 
+        An `index.csv` (columns id and subject; site, if it serves several) in the site's folder or
+        the one above says whose image each case is, whatever the layout believes.
+
         Counts other than the published ones are logged; a part of a data set is legal.
 
         Raises:
@@ -78,6 +83,7 @@ class Layout:
         cases = sorted(self.lists(spec), key=lambda case: case.name)
         if not cases:
             raise DataError(f"Site {spec.name!r}: {spec.path} holds no images of {self.name}.")
+        cases = _with_indexed_subjects(cases, Path(spec.path))
         twice = [name for name, n in Counter(case.name for case in cases).items() if n > 1]
         if twice:
             raise DataError(
@@ -126,6 +132,23 @@ def choice(spec: SiteSpec, option: str, known: Sequence[str], default: str) -> s
             f"{did_you_mean(given, known)} Known: {', '.join(known)}."
         )
     return given
+
+
+def flag(spec: SiteSpec, option: str) -> bool:
+    """Return an option that is true or false; false without it.
+
+    Raises:
+        DataError: it is something else.
+    """
+    given = spec.options.get(option, False)
+    if not isinstance(given, bool):
+        raise DataError(f"Site {spec.name!r}: option {option} = {given!r}; write true or false.")
+    return given
+
+
+def _with_indexed_subjects(cases: list[CaseFile], site: Path) -> list[CaseFile]:
+    subjects = indexed_subjects(site, [case.name for case in cases])
+    return [replace(case, subject=subjects.get(case.name, case.subject)) for case in cases]
 
 
 def _counts(cases: Sequence[CaseFile]) -> dict[str, int]:
