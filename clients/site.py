@@ -126,7 +126,7 @@ def _simulated(node_config: Mapping[str, Scalar], run: RunConfig, run_id: int) -
 
 
 def _deployed(node_config: Mapping[str, Scalar], run: RunConfig) -> Place:
-    from fedssl.federation import load_site_file
+    from fedssl.federation import in_mode, load_site_file
 
     missing = [key for key in ("site-file", "state-dir") if not node_config.get(key)]
     if missing:
@@ -137,7 +137,7 @@ def _deployed(node_config: Mapping[str, Scalar], run: RunConfig) -> Place:
     state = Path(str(node_config["state-dir"])).resolve()
     task, spec = load_site_file(Path(str(node_config["site-file"])).resolve())
     own = {"data_root": "", "out": "", "cache_dir": str(state / "cache")}
-    return Place(spec, task, run.model_copy(update=own), state)
+    return Place(spec, in_mode(task, run.mode), run.model_copy(update=own), state)
 
 
 def _key(context: Context) -> tuple[Items, Items, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -130,7 +131,17 @@ class RunConfig(_Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
     reset_optimizer: bool = Field(False, description="forget the optimizer state every round")
     clip_norm: float = Field(0.0, ge=0, description="largest gradient norm, 0 = off")
+    mode: Literal["", "2d", "slices", "2.5d", "3d"] = Field(
+        "", description="'' as the federation's [task] says; else for all sites, e.g. of a plan"
+    )
     image_size: str = Field("", description="'96' or '96,128': resize; '' keeps the size")
+    target_spacing: str = Field(
+        "", description="'1' or '3,1,1' (D,H,W) in mm: resample; not together with image-size"
+    )
+    normalise: Literal["zscore", "window", "none"] = Field(
+        "zscore", description="per image; or window: the same scale for all, e.g. for CT"
+    )
+    intensity_window: str = Field("", description="'-125,275': what normalise = window keeps")
     patch_size: str = Field("", description="'64' or '32,64,64' (D,H,W); '' takes whole images")
     foreground_fraction: float = Field(
         0.5, ge=0, le=1, description="labeled samples drawn where there is foreground"
@@ -159,6 +170,18 @@ class RunConfig(_Section):
         if len(parts) > 3 or not all(p.isdigit() and int(p) > 0 for p in parts):
             raise ValueError("expected up to three positive integers, e.g. '96' or '96,128'")
         return ",".join(parts)
+
+    @field_validator("target_spacing", "intensity_window", mode="before")
+    @classmethod
+    def _numbers(cls, value: object) -> str:
+        text = str(value).replace(" ", "")
+        try:
+            finite = all(isfinite(float(part)) for part in text.split(",") if text)
+        except ValueError:
+            finite = False
+        if not finite:
+            raise ValueError("expected numbers with commas between them, e.g. '3,0.8,0.8'")
+        return text
 
     @field_validator("tracking")
     @classmethod

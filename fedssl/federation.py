@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from fedssl.config import RunConfig
 from fedssl.errors import ConfigError, FederationError, did_you_mean
 from fedssl.types import Output, Role, Task
 
-__all__ = ["Federation", "SiteSpec", "TaskSpec", "load_federation", "load_site_file"]
+__all__ = ["Federation", "SiteSpec", "TaskSpec", "in_mode", "load_federation", "load_site_file"]
 
 
 class _Table(BaseModel):
@@ -113,7 +113,7 @@ def load_federation(run: RunConfig) -> Federation:
         base = data_root(run, path.resolve().parent)
     task, sites = _parse_tables(tables, run.federation)
     sites = tuple(_located(spec, base) for spec in sites)
-    federation = Federation(task, sites, run.federation)
+    federation = Federation(in_mode(task, run.mode), sites, run.federation)
     return _with_roles(_with_subset(federation, run), run)
 
 
@@ -127,6 +127,23 @@ def load_site_file(path: Path) -> tuple[Task, SiteSpec]:
             f"{path} describes {len(sites)} sites; a site file holds exactly one."
         )
     return task, _located(sites[0], path.resolve().parent)
+
+
+def in_mode(task: Task, mode: str) -> Task:
+    """Return a task in the mode that a run asks for; an empty one changes nothing.
+
+    Raises:
+        ConfigError: pictures would become volumes, or the other way round.
+    """
+    if mode in ("", task.mode):
+        return task
+    if "2d" in (mode, task.mode):
+        raise ConfigError(
+            f"Key 'mode' = {mode!r} does not fit the task {task.name!r}, which has mode "
+            f"{task.mode!r}: pictures stay 2d, volumes can be slices, 2.5d or 3d."
+        )
+    base = task.channels // 3 if task.mode == "2.5d" else task.channels
+    return replace(task, mode=mode, channels=3 * base if mode == "2.5d" else base)
 
 
 def data_root(run: RunConfig, default: Path) -> Path:

@@ -26,7 +26,7 @@ def preview_command(
     rows = []
     with reported(as_json):
         from fedssl.deploy.site_file import load_node
-        from fedssl.federation import load_site_file
+        from fedssl.federation import in_mode, load_site_file
         from fedssl.memory import write_atomically
         from fedssl.predict import load_trained
         from fedssl.pseudo import pseudo_label_site
@@ -35,6 +35,7 @@ def preview_command(
         task, spec = load_site_file(site_file)
         state = Path(load_node(site_file).state_dir)
         trained = load_trained(run, device=device, state=state)
+        task = in_mode(task, trained.run.mode)
         with pseudo_label_site(trained, spec, task, state / "cache", most=most) as site:
             for index in site.cases:
                 case = site.case(index)

@@ -29,15 +29,16 @@ def export_command(
     with reported(as_json):
         from fedssl.data.source import FolderSource
         from fedssl.deploy.site_file import load_node
-        from fedssl.federation import load_site_file
+        from fedssl.federation import in_mode, load_site_file
         from fedssl.predict import load_trained
         from fedssl.pseudo import pseudo_label_site
         from fedssl.pseudo_export import export_pseudo_labels
 
         task, spec = load_site_file(site_file)
-        source = FolderSource(spec, task)
         state = Path(load_node(site_file).state_dir)
         trained = load_trained(run, device=device, state=state)
+        task = in_mode(task, trained.run.mode)
+        source = FolderSource(spec, task)
         with pseudo_label_site(trained, spec, task, state / "cache") as site:
             exported = export_pseudo_labels(site, source, out)
     if as_json:

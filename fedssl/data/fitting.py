@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedssl.data.intensity import resize_image, zscore
+from fedssl.data.intensity import resize_image, window, zscore
 from fedssl.errors import DataError
 from fedssl.types import Task
 
@@ -65,15 +65,21 @@ def with_channels(array: np.ndarray, wanted: int, path: Path) -> np.ndarray:
 
 
 def prepare_image(
-    image: np.ndarray, size: Sequence[int] | None, normalise: str = "zscore"
+    image: np.ndarray,
+    size: Sequence[int] | None,
+    normalise: str = "zscore",
+    intensity_window: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """Return an image [C, *S] as the network sees it.
 
     Args:
         image: raw intensities.
         size: new length of the last axes, or None to keep them.
-        normalise: `zscore` or `none`.
+        normalise: `zscore`, `window` or `none`.
+        intensity_window: what `window` keeps.
     """
     if size is not None and image.shape[-len(size) :] != tuple(size):
         image = resize_image(image, size)
+    if normalise == "window" and intensity_window is not None:
+        return window(image, *intensity_window)
     return zscore(image) if normalise == "zscore" else image

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-__all__ = ["resize_image", "resize_label", "zscore"]
+__all__ = ["resize_image", "resize_label", "window", "zscore"]
 
 _BACKGROUND_SHARE = 0.05
 _CLIP = (0.5, 99.5)
+_EVEN = 3.0**0.5
 
 
 def zscore(image: np.ndarray) -> np.ndarray:
@@ -40,6 +41,16 @@ def _zscore_channel(channel: np.ndarray) -> np.ndarray:
             result /= deviation
             return np.asarray(result, dtype=np.float32)
     return np.zeros_like(channel, dtype=np.float32)
+
+
+def window(image: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return an image clipped to [low, high] and mapped linearly to [-sqrt(3), sqrt(3)].
+
+    There an even histogram has mean 0 and standard deviation 1, which augmentation expects. The
+    map is the same for every image, as intensities with a physical meaning (CT) need it.
+    """
+    scaled = (np.clip(image, low, high) - low) * (2 * _EVEN / (high - low)) - _EVEN
+    return np.asarray(scaled, dtype=np.float32)
 
 
 def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:

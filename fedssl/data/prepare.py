@@ -21,9 +21,9 @@ from fedssl.data.cache import (
 )
 from fedssl.data.fitting import prepare_image
 from fedssl.data.intensity import resize_label
-from fedssl.data.sizes import parse_size
+from fedssl.data.sizes import parse_size, parse_spacing, parse_window, resampled_size
 from fedssl.data.source import CaseSource
-from fedssl.errors import DataError
+from fedssl.errors import ConfigError, DataError
 from fedssl.types import Case, Task
 
 __all__ = ["PreparePlan", "PreparedCase", "PreparedSite", "prepare", "prepare_case", "prepare_site"]
@@ -35,21 +35,57 @@ class PreparePlan:
 
     Args:
         image_size: new (D,) H, W, or None to keep the size; slice modes resize H and W only.
-        normalise: `zscore` or `none`.
+        normalise: `zscore`, `window` or `none`.
         mode: the task's mode.
         channels: the task's channels.
+        target_spacing: new spacing in mm of the same axes, or None to keep it.
+        intensity_window: what `window` keeps.
     """
 
     image_size: tuple[int, ...] | None
     normalise: str
     mode: str
     channels: int
+    target_spacing: tuple[float, ...] | None = None
+    intensity_window: tuple[float, float] | None = None
 
     @classmethod
     def from_run(cls, run: RunConfig, task: Task) -> PreparePlan:
-        """Return the plan that a run configuration and a task ask for."""
+        """Return the plan that a run configuration and a task ask for.
+
+        Raises:
+            ConfigError: two keys contradict each other, or one does not fit the task.
+        """
         size = parse_size(run.image_size, task, "image-size")
-        return cls(size, "zscore", task.mode, task.channels)
+        spacing = parse_spacing(run.target_spacing, task)
+        if size is not None and spacing is not None:
+            raise ConfigError(
+                f"Keys 'image-size' = {run.image_size!r} and 'target-spacing' = "
+                f"{run.target_spacing!r} both decide the size; set one of them to ''."
+            )
+        if run.normalise != "window" and run.intensity_window:
+            raise ConfigError(
+                f"Key 'intensity-window' = {run.intensity_window!r} needs normalise = 'window', "
+                f"but normalise is {run.normalise!r}."
+            )
+        window = parse_window(run.intensity_window) if run.normalise == "window" else None
+        return cls(size, run.normalise, task.mode, task.channels, spacing, window)
+
+    def size_of(self, case: Case) -> tuple[int, ...] | None:
+        """Return the new length of a case's last axes, or None to keep them.
+
+        Raises:
+            DataError: the plan names a spacing, but that of the case is unknown.
+        """
+        if self.target_spacing is None:
+            return self.image_size
+        if case.distance_unit != "mm":
+            raise DataError(
+                f"Case {case.name!r} has no spacing in mm, so target-spacing = "
+                f"{list(self.target_spacing)} cannot be reached. Give its site spacing = [x, y, z] "
+                "in mm, or use image-size instead."
+            )
+        return resampled_size(case.image.shape[1:], case.spacing, self.target_spacing)
 
 
 def prepare_site(
@@ -119,9 +155,9 @@ def prepare_case(
     case: Case, plan: PreparePlan
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[float, ...]]:
     """Return image, label and spacing (in units of the original) of one case."""
-    label, spacing = case.label, case.spacing
-    image = prepare_image(case.image, plan.image_size, plan.normalise)
-    size, old, new = plan.image_size, case.image.shape[1:], image.shape[1:]
+    label, spacing, size = case.label, case.spacing, plan.size_of(case)
+    image = prepare_image(case.image, size, plan.normalise, plan.intensity_window)
+    old, new = case.image.shape[1:], image.shape[1:]
     if size is not None and new != old:
         label = None if label is None else resize_label(label, size)
         spacing = tuple(s * o / n for s, o, n in zip(spacing, old, new, strict=True))

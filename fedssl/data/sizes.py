@@ -8,7 +8,15 @@ from fedssl.config import RunConfig
 from fedssl.errors import ConfigError
 from fedssl.types import Task
 
-__all__ = ["check_patch", "network_multiple", "padded_size", "parse_size"]
+__all__ = [
+    "check_patch",
+    "network_multiple",
+    "padded_size",
+    "parse_size",
+    "parse_spacing",
+    "parse_window",
+    "resampled_size",
+]
 
 
 def parse_size(text: str, task: Task, key: str) -> tuple[int, ...] | None:
@@ -21,17 +29,65 @@ def parse_size(text: str, task: Task, key: str) -> tuple[int, ...] | None:
     """
     if not text:
         return None
-    sizes = tuple(int(part) for part in text.split(","))
+    return tuple(int(size) for size in _per_axis(text, task, key, "sizes"))
+
+
+def parse_spacing(text: str, task: Task, key: str = "target-spacing") -> tuple[float, ...] | None:
+    """Return mm per axis of the network's input, in the order (D,) H, W; None keeps the spacing.
+
+    Raises:
+        ConfigError: another number of axes, or a spacing that is not positive.
+    """
+    if not text:
+        return None
+    spacing = _per_axis(text, task, key, "spacings")
+    if min(spacing) <= 0:
+        raise ConfigError(f"Key {key!r} = {text!r}: a spacing is a positive number of mm.")
+    return spacing
+
+
+def parse_window(text: str, key: str = "intensity-window") -> tuple[float, float]:
+    """Return the lowest and the highest intensity of a window.
+
+    Raises:
+        ConfigError: not two numbers, the first one smaller.
+    """
+    ends = tuple(float(part) for part in text.split(",") if part)
+    if len(ends) != 2 or ends[0] >= ends[1]:
+        raise ConfigError(
+            f"Key {key!r} = {text!r}: normalise = 'window' needs the lowest and the highest "
+            "intensity, e.g. '-125,275'."
+        )
+    return ends[0], ends[1]
+
+
+def resampled_size(
+    shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]
+) -> tuple[int, ...]:
+    """Return the new length of the last `len(target)` axes, so that their spacing is `target`.
+
+    Args:
+        shape: *S.
+        spacing: per axis of `shape`.
+        target: wished spacing of the last axes, in the same unit.
+    """
+    axes = len(target)
+    old = zip(shape[-axes:], spacing[-axes:], target, strict=True)
+    return tuple(max(1, round(n * s / t)) for n, s, t in old)
+
+
+def _per_axis(text: str, task: Task, key: str, what: str) -> tuple[float, ...]:
+    numbers = tuple(float(part) for part in text.split(","))
     dims = task.spatial_dims
-    if len(sizes) == 1:
-        return sizes * dims
-    if len(sizes) != dims:
+    if len(numbers) == 1:
+        return numbers * dims
+    if len(numbers) != dims:
         order = "depth,height,width" if dims == 3 else "height,width"
         raise ConfigError(
-            f"Key {key!r} = {text!r} has {len(sizes)} sizes, but mode {task.mode!r} has {dims} "
-            f"axes; give one size or {order}."
+            f"Key {key!r} = {text!r} has {len(numbers)} {what}, but mode {task.mode!r} has {dims} "
+            f"axes; give one or {order}."
         )
-    return sizes
+    return numbers
 
 
 def network_multiple(run: RunConfig) -> int:
