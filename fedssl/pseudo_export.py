@@ -94,7 +94,7 @@ def export_pseudo_labels(site: PseudoSite, source: FolderSource, out: Path) -> l
 
 def _write(case: PseudoCase, source: FolderSource, out: Path) -> Exported:
     image, geometry = source.files[case.index].image, source.geometry(case.index)
-    label, trust = (out / folder / mask_name(image) for folder in ("labels", "trust"))
+    label, trust = (out / folder / mask_name(image, case.name) for folder in ("labels", "trust"))
     write_onto(label, case.label, geometry)
     write_onto(trust, case.trust, geometry)
     return Exported(0, case.name, label, trust, case.predicted_dice, case.trusted)

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedssl.data.jsrt_raw import check_jsrt
 from fedssl.data.metaimage import check_metaimage
 from fedssl.data.nifti import check_nifti
 from fedssl.data.pictures import check_bmp, check_jpeg, check_png, check_tiff
@@ -33,15 +34,21 @@ class FileFormat:
 
     Args:
         name: as shown to users.
-        image_io: ITK's reader, forced so that a wrong suffix is an error and not a guess.
+        image_io: ITK's reader, forced so that a wrong suffix is an error and not a guess; empty
+            where `fedssl.data.readers` has one of its own.
         magic: what such a file may start with.
         picture: a 2D picture format; what its header says of resolution is no physical spacing.
+        keys: which array of a file is meant: `none`, it holds one; `optional`; `named`, it is
+            called `image` or `label` unless a key is given.
+        writable: whether a mask can be written in it.
     """
 
     name: str
-    image_io: str
+    image_io: str = ""
     magic: tuple[bytes, ...] = ()
     picture: bool = False
+    keys: str = "none"
+    writable: bool = True
 
 
 _NIFTI = FileFormat("NIfTI", "NiftiImageIO")
@@ -53,6 +60,12 @@ _JPEG = FileFormat("JPEG", "JPEGImageIO", (b"\xff\xd8\xff",), picture=True)
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF = FileFormat("TIFF", "TIFFImageIO", _TIFF_MAGIC, picture=True)
 _BMP = FileFormat("BMP", "BMPImageIO", (b"BM",), picture=True)
+_GIF = FileFormat("GIF", magic=(b"GIF87a", b"GIF89a"), picture=True, writable=False)
+_JSRT = FileFormat("JSRT image", picture=True, writable=False)
+_HDF5 = FileFormat("HDF5", magic=(b"\x89HDF\r\n\x1a\n",), keys="named", writable=False)
+_NPY = FileFormat("NumPy array", magic=(b"\x93NUMPY",), keys="optional", writable=False)
+_MATLAB = FileFormat("MATLAB", keys="named", writable=False)
+_DICOM = FileFormat("DICOM", writable=False)
 
 FORMATS = {
     ".nii.gz": _NIFTI_GZ,
@@ -66,6 +79,13 @@ FORMATS = {
     ".tif": _TIFF,
     ".tiff": _TIFF,
     ".bmp": _BMP,
+    ".gif": _GIF,
+    ".dcm": _DICOM,
+    ".h5": _HDF5,
+    ".hdf5": _HDF5,
+    ".npy": _NPY,
+    ".mat": _MATLAB,
+    ".img": _JSRT,
 }
 """Formats by suffix, in lower case; suffixes of files are compared without case."""
 
@@ -73,6 +93,7 @@ _LARGEST_EXPANSION = 1100
 """Deflate cannot pack more than 1032 bytes into one; no format here does better on images."""
 
 _CHUNK = 1 << 20
+_HEAD = 132
 
 
 def supported_suffixes() -> str:
@@ -81,7 +102,9 @@ def supported_suffixes() -> str:
 
 
 def format_of(path: Path) -> FileFormat | None:
-    """Return the format that a file's suffix stands for, or None."""
+    """Return the format that a file's suffix stands for, or None; a folder is one DICOM series."""
+    if path.is_dir():
+        return _DICOM
     name = path.name.lower()
     return next((f for suffix, f in FORMATS.items() if name.endswith(suffix)), None)
 
@@ -100,6 +123,8 @@ def check_bytes(path: Path) -> FileFormat:
         DataError: missing, empty, of another format, or shorter than its header claims.
     """
     file_format = format_of(path)
+    if path.is_dir():
+        return _DICOM  # its files are looked at by their reader
     if file_format is None:
         raise DataError(f"{path} has no supported suffix; supported: {supported_suffixes()}.")
     try:
@@ -108,7 +133,7 @@ def check_bytes(path: Path) -> FileFormat:
         raise DataError(f"{str(path)!a} has a name that is not UTF-8; rename it.") from None
     try:
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(_HEAD)
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(f"{path} cannot be opened: {reason}.") from None
@@ -116,6 +141,8 @@ def check_bytes(path: Path) -> FileFormat:
         raise DataError(f"{path} is empty (0 bytes); copy it again.")
     if file_format.magic and not head.startswith(file_format.magic):
         raise DataError(f"{path} is no {file_format.name} file{_looks_like(head)}.")
+    if file_format is _DICOM and head[128:132] != b"DICM":
+        raise DataError(f"{path} is no DICOM file{_looks_like(head)}.")
     _check_content(path, file_format)
     return file_format
 
@@ -133,6 +160,8 @@ def _check_content(path: Path, file_format: FileFormat) -> None:
         check_tiff(path)
     elif file_format is _META:
         check_metaimage(path)
+    elif file_format is _JSRT:
+        check_jsrt(path)
     detached_files(path)
 
 
@@ -152,7 +181,7 @@ def check_claimed_size(path: Path, claimed: int) -> None:
 
 
 def _looks_like(head: bytes) -> str:
-    for file_format in (_PNG, _JPEG, _NRRD, _TIFF, _NIFTI_GZ, _BMP):
+    for file_format in (_PNG, _JPEG, _NRRD, _TIFF, _NIFTI_GZ, _BMP, _GIF, _HDF5, _NPY):
         if head.startswith(file_format.magic):
             return f"; its content looks like {file_format.name}: rename it"
     return f"; it starts with {head[:8]!r}: export it again"

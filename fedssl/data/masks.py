@@ -15,10 +15,21 @@ from fedssl.data.readers import write_label
 __all__ = ["mask_name", "write_onto"]
 
 
-def mask_name(image: Path) -> str:
-    """Return the file name of an image's mask; JPEG would change its values, so it becomes PNG."""
-    lossy = (file_format := format_of(image)) is not None and file_format.name == "JPEG"
-    return f"{stem_of(image.name)}.png" if lossy else image.name
+def mask_name(image: Path, case: str = "") -> str:
+    """Return the file name of an image's mask: the image's own, where its format keeps masks.
+
+    JPEG would change their values, and it as well as GIF and .img become PNG; what may hold a
+    volume and cannot be written becomes NIfTI.
+
+    Args:
+        image: the image file.
+        case: the case's name, where many cases have image files of one name; empty: the file's.
+    """
+    file_format, stem = format_of(image), stem_of(image.name)
+    suffix = image.name[len(stem) :]
+    if file_format is not None and (not file_format.writable or file_format.name == "JPEG"):
+        suffix = ".png" if file_format.picture else ".nii.gz"
+    return (case.replace("/", "_") or stem) + suffix
 
 
 def write_onto(path: Path, label: np.ndarray, geometry: Geometry) -> None:

@@ -1,33 +1,31 @@
-"""Image and mask files to arrays, through SimpleITK; every failure is a `DataError`.
+"""Image and mask files to arrays; every failure is a `DataError`.
 
 A volume comes in the canonical orientation of `fedssl.data.geometry`, a picture as it is stored.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 -- its customary name
 
-from fedssl.data.formats import FileFormat, check_bytes, check_claimed_size
+from fedssl.data.decoded import Decoded, plain_grid, split_axes
+from fedssl.data.dicom import dicom_grid, read_dicom
+from fedssl.data.formats import FileFormat, check_bytes
 from fedssl.data.geometry import Geometry
+from fedssl.data.gif import gif_shape, read_gif
+from fedssl.data.hdf5 import hdf5_shape, read_hdf5
+from fedssl.data.itk import itk_grid, quiet, read_itk
+from fedssl.data.jsrt_raw import JSRT_SHAPE, read_jsrt
+from fedssl.data.matlab import read_matlab
 from fedssl.data.nifti import not_finite
+from fedssl.data.npy import npy_shape, read_npy
 from fedssl.errors import DataError
 
 __all__ = ["LabelPicture", "Picture", "read_geometry", "read_image", "read_label", "write_label"]
-
-_LARGEST_SPACING = 1e6
-"""In mm; a header with more is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,8 @@ def read_image(path: Path, key: str = "") -> Picture:
         DataError: the file cannot be read whole, or holds a value that is not finite.
     """
     path = Path(path)
-    array, geometry, file_format = _read(path, key)
+    decoded, file_format = _read(path, key, "image")
+    array, geometry = decoded.array, decoded.geometry
     if file_format.picture and len(array) in (2, 4):
         array = array[:-1]
     with np.errstate(over="ignore", invalid="ignore"):
@@ -79,7 +78,7 @@ def read_image(path: Path, key: str = "") -> Picture:
     broken = int(image.size - np.count_nonzero(np.isfinite(image)))
     if broken:
         raise not_finite(path, broken)
-    physical = not file_format.picture
+    physical = decoded.physical
     spacing = geometry.canonical_spacing if physical else (1.0,) * len(geometry.size)
     return Picture(image, spacing, physical, geometry)
 
@@ -95,7 +94,8 @@ def read_label(path: Path, key: str = "") -> LabelPicture:
         DataError: the file cannot be read whole, has real colours, or values that are no integers.
     """
     path = Path(path)
-    array, geometry, file_format = _read(path, key)
+    decoded, file_format = _read(path, key, "label")
+    array, geometry = decoded.array, decoded.geometry
     if file_format.picture and len(array) in (2, 4) and (array[-1] == array[-1].flat[0]).all():
         array = array[:-1]
     plane = geometry.canonical(_one_channel(array, path))
@@ -112,10 +112,11 @@ def read_label(path: Path, key: str = "") -> LabelPicture:
 def read_geometry(path: Path, key: str = "") -> Geometry:
     """Read the grid of a file, or of an array in it, only."""
     path = Path(path)
-    _check_key(path, key)
     file_format = check_bytes(path)
-    with _quiet(path):
-        return _geometry(_header(path, file_format), path)
+    key = _checked_key(path, key, file_format, "image")
+    if file_format.image_io:
+        return itk_grid(path, file_format)
+    return _GRIDS[file_format.name](path, key)
 
 
 def write_label(path: Path, label: np.ndarray, geometry: Geometry) -> None:
@@ -132,7 +133,7 @@ def write_label(path: Path, label: np.ndarray, geometry: Geometry) -> None:
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)
-    with _quiet(path, "written", "Choose a folder and a format that can hold a mask."):
+    with quiet(path, "written", "Choose a folder and a format that can hold a mask."):
         sitk.WriteImage(image, str(path), useCompression=True)
 
 
@@ -151,118 +152,42 @@ def _one_channel(array: np.ndarray, path: Path) -> np.ndarray:
     )
 
 
-def _check_key(path: Path, key: str) -> None:
-    if key:
-        raise DataError(f"{path} holds one image, no array {key!r}; give the file without it.")
-
-
-def _read(path: Path, key: str) -> tuple[np.ndarray, Geometry, FileFormat]:
-    """Return [C, *S] in file order, dtype as stored."""
-    _check_key(path, key)
+def _read(path: Path, key: str, role: str) -> tuple[Decoded, FileFormat]:
+    """Return [C, *S] in file order, dtype as stored; `role` is the key where none is given."""
     file_format = check_bytes(path)
-    with _quiet(path):
-        reader = _header(path, file_format)
-        geometry = _geometry(reader, path)
-        pixels = prod(reader.GetSize()) * reader.GetNumberOfComponents()
-        check_claimed_size(path, pixels * _bytes_per_value(reader.GetPixelID(), path))
-        image = reader.Execute()
-        array = sitk.GetArrayFromImage(image)
-    return _channels_first(array, image, path), geometry, file_format
+    key = _checked_key(path, key, file_format, role)
+    if file_format.image_io:
+        return read_itk(path, file_format), file_format
+    return _READERS[file_format.name](path, key), file_format
 
 
-def _channels_first(array: np.ndarray, image: sitk.Image, path: Path) -> np.ndarray:
-    components, dims = image.GetNumberOfComponentsPerPixel(), image.GetDimension()
-    vector = array.ndim > dims
-    if dims not in (2, 3, 4) or (dims == 4 and vector and array.shape[0] > 1):
-        raise DataError(
-            f"{path} has {dims} axes and {components} components; supported are pictures, volumes "
-            "and volumes with channels. Export one volume per file."
-        )
-    if vector:
-        array = np.moveaxis(array, -1, 0)
-        return np.asarray(array[:, 0] if dims == 4 else array)
-    return array if dims == 4 else np.asarray(array[np.newaxis])
+def _checked_key(path: Path, key: str, file_format: FileFormat, role: str) -> str:
+    if file_format.keys == "none" and key:
+        raise DataError(f"{path} holds one image, no array {key!r}; give the file without it.")
+    return key or (role if file_format.keys == "named" else "")
 
 
-def _header(path: Path, file_format: FileFormat) -> sitk.ImageFileReader:
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(file_format.image_io)
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    return reader
+_READERS: dict[str, Callable[[Path, str], Decoded]] = {
+    "DICOM": lambda path, _: read_dicom(path),
+    "GIF": lambda path, _: read_gif(path),
+    "JSRT image": lambda path, _: read_jsrt(path),
+    "HDF5": read_hdf5,
+    "NumPy array": read_npy,
+    "MATLAB": read_matlab,
+}
+"""Readers of what SimpleITK does not read as one file, by the name of the format."""
 
 
-def _geometry(reader: sitk.ImageFileReader, path: Path) -> Geometry:
-    size, dims = reader.GetSize(), min(len(reader.GetSize()), 3)
-    cosines = np.reshape(reader.GetDirection(), (len(size), len(size)))[:dims, :dims]
-    spacing, origin = reader.GetSpacing()[:dims], reader.GetOrigin()[:dims]
-    numbers = [*spacing, *origin, *cosines.flat]
-    if not np.isfinite(numbers).all() or not all(0 < s < _LARGEST_SPACING for s in spacing):
-        raise DataError(
-            f"{path}: its header has the spacing {spacing}, origin {origin} and direction "
-            f"{cosines.tolist()}, which make no grid. Correct the header; spacings are positive mm."
-        )
-    return Geometry.of(
-        tuple(size[:dims]), tuple(spacing), tuple(origin), tuple(float(c) for c in cosines.flat)
-    )
+def _hdf5_grid(path: Path, key: str) -> Geometry:
+    name, axes = split_axes(key)
+    return plain_grid(hdf5_shape(path, name), axes)
 
 
-def _bytes_per_value(pixel_id: int, path: Path) -> int:
-    name = sitk.GetPixelIDValueAsString(pixel_id)
-    bits = re.search(r"(\d+)-bit", name)
-    if "complex" in name or bits is None:
-        raise DataError(f"{path} holds {name} values; store integers or real numbers.")
-    return int(bits[1]) // 8
-
-
-_LOCK = threading.Lock()
-
-
-@contextmanager
-def _quiet(
-    path: Path, doing: str = "read", remedy: str = "Copy or export it again."
-) -> Iterator[None]:
-    """Keep C libraries off stdout and stderr, and turn what they raise into a `DataError`."""
-    with _LOCK, tempfile.TemporaryFile() as spool:
-        sitk.ProcessObject.SetGlobalWarningDisplay(False)
-        saved = _redirect(spool.fileno())
-        try:
-            yield
-        except (RuntimeError, ValueError, MemoryError, OverflowError) as error:
-            spool.seek(0)
-            reason = _reason(error, spool.read(1 << 16).decode("utf-8", "replace"))
-            raise DataError(f"{path} cannot be {doing}: {reason}. {remedy}") from None
-        finally:
-            for fd, copy in saved.items():
-                os.dup2(copy, fd)
-                os.close(copy)
-
-
-def _redirect(target: int) -> dict[int, int]:
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, ValueError, OSError):
-            stream.flush()
-    saved = {}
-    for fd in (1, 2):
-        with suppress(OSError):  # a service may run with these closed
-            saved[fd] = os.dup(fd)
-            os.dup2(target, fd)
-    return saved
-
-
-def _reason(error: Exception, spoken: str) -> str:
-    """Return one line of what ITK and the libraries below it said."""
-    raised = [
-        re.sub(r"^.*?\(0x[0-9a-f]+\):\s*|^sitk::ERROR:\s*", "", x) for x in _lines(str(error))
-    ]
-    nrrd = [x for x in raised if x.startswith("[nrrd]")]
-    if nrrd:  # the last line is the innermost cause
-        told = [re.sub(r"^\[nrrd\]\s*\w+:\s*", "", nrrd[-1])]
-    else:
-        told = _lines(spoken)[:2] or [x for x in raised if not x.startswith("Exception thrown")][:1]
-    text = "; ".join(told) or type(error).__name__
-    return "".join(c for c in text if c.isprintable()).rstrip(". !")[:300]
-
-
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
+_GRIDS: dict[str, Callable[[Path, str], Geometry]] = {
+    "DICOM": lambda path, _: dicom_grid(path),
+    "GIF": lambda path, _: plain_grid(gif_shape(path)),
+    "JSRT image": lambda path, _: plain_grid(JSRT_SHAPE),
+    "HDF5": _hdf5_grid,
+    "NumPy array": lambda path, key: plain_grid(npy_shape(path, key)),
+    "MATLAB": lambda path, key: read_matlab(path, key).geometry,
+}

@@ -129,7 +129,7 @@ def places() -> dict[str, Build]:
         "a directory named like a file": directory,
         "a link in a circle": loop,
         "a dead link": dead,
-        "an unknown suffix": saved("x.gif", b"GIF89a"),
+        "an unknown suffix": saved("x.webp", b"RIFF"),
         "no suffix": saved("x", VALID["png"]),
         "grey with alpha": pillow("x.png", Image.fromarray(np.stack([PICTURE, PICTURE], -1))),
     }

@@ -88,7 +88,7 @@ def test_options_rename_the_folders(tmp_path):
         (["a.png", "a.jpg"], [], r"'a\.jpg' and 'a\.png', which name the same case; keep one"),
         (["A.png", "a.png"], [], r"'A\.png' and 'a\.png', which name the same case"),
         (["a.png"], ["a.png", "a_mask.png"], r"labels holds two masks of 'a\.png'.*keep one"),
-        (["a.png", "b.gif"], [], r"b\.gif is of no supported type; convert it.*\.nii\.gz"),
+        (["a.png", "b.webp"], [], r"b\.webp is of no supported type; convert it.*\.nii\.gz"),
     ],
 )
 def test_ambiguous_or_empty_folders_are_refused_by_name(tmp_path, images, labels, message):

@@ -234,8 +234,8 @@ def test_a_wrong_suffix_is_explained(tmp_path, write_image):
     path = write_image(tmp_path / "x.png", PICTURE).rename(tmp_path / "x.jpg")
     with pytest.raises(DataError, match=r"x\.jpg is no JPEG file; its content looks like PNG"):
         read_image(path)
-    with pytest.raises(DataError, match=r"x\.gif has no supported suffix.*\.nii\.gz"):
-        read_image(path.rename(tmp_path / "x.gif"))
+    with pytest.raises(DataError, match=r"x\.webp has no supported suffix.*\.nii\.gz"):
+        read_image(path.rename(tmp_path / "x.webp"))
 
 
 @pytest.mark.parametrize(
