@@ -11,7 +11,7 @@ from fedssl.data.intensity import resize_image, window, zscore
 from fedssl.errors import DataError
 from fedssl.types import Task
 
-__all__ = ["base_channels", "fit_mode", "prepare_image", "with_channels"]
+__all__ = ["base_channels", "fit_mode", "prepare_image", "resampled_size", "with_channels"]
 
 
 def base_channels(task: Task) -> int:
@@ -83,3 +83,18 @@ def prepare_image(
     if normalise == "window" and intensity_window is not None:
         return window(image, *intensity_window)
     return zscore(image) if normalise == "zscore" else image
+
+
+def resampled_size(
+    shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]
+) -> tuple[int, ...]:
+    """Return the new length of the last `len(target)` axes, so that their spacing is `target`.
+
+    Args:
+        shape: *S.
+        spacing: per axis of `shape`.
+        target: wished spacing of the last axes, in the same unit.
+    """
+    axes = len(target)
+    old = zip(shape[-axes:], spacing[-axes:], target, strict=True)
+    return tuple(max(1, round(n * s / t)) for n, s, t in old)

@@ -19,9 +19,9 @@ from fedssl.data.cache import (
     default_cache_dir,
     open_prepared,
 )
-from fedssl.data.fitting import prepare_image
+from fedssl.data.fitting import prepare_image, resampled_size
 from fedssl.data.intensity import resize_label
-from fedssl.data.sizes import parse_size, parse_spacing, parse_window, resampled_size
+from fedssl.data.sizes import parse_size, parse_spacing, parse_window
 from fedssl.data.source import CaseSource
 from fedssl.errors import ConfigError, DataError
 from fedssl.types import Case, Task

@@ -15,7 +15,6 @@ __all__ = [
     "parse_size",
     "parse_spacing",
     "parse_window",
-    "resampled_size",
 ]
 
 
@@ -59,21 +58,6 @@ def parse_window(text: str, key: str = "intensity-window") -> tuple[float, float
             "intensity, e.g. '-125,275'."
         )
     return ends[0], ends[1]
-
-
-def resampled_size(
-    shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]
-) -> tuple[int, ...]:
-    """Return the new length of the last `len(target)` axes, so that their spacing is `target`.
-
-    Args:
-        shape: *S.
-        spacing: per axis of `shape`.
-        target: wished spacing of the last axes, in the same unit.
-    """
-    axes = len(target)
-    old = zip(shape[-axes:], spacing[-axes:], target, strict=True)
-    return tuple(max(1, round(n * s / t)) for n, s, t in old)
 
 
 def _per_axis(text: str, task: Task, key: str, what: str) -> tuple[float, ...]:

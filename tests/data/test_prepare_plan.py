@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from fedssl.config import RunConfig
+from fedssl.data.fitting import resampled_size
 from fedssl.data.intensity import window
 from fedssl.data.prepare import PreparePlan, prepare_case
-from fedssl.data.sizes import parse_spacing, parse_window, resampled_size
+from fedssl.data.sizes import parse_spacing, parse_window
 from fedssl.errors import ConfigError, DataError
 from fedssl.federation import in_mode
 from fedssl.types import Case, Task
