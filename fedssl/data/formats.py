@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedssl.data.bmp import is_bitmap
 from fedssl.data.jsrt_raw import check_jsrt
 from fedssl.data.metaimage import check_metaimage
 from fedssl.data.nifti import check_nifti
@@ -60,6 +61,7 @@ _JPEG = FileFormat("JPEG", "JPEGImageIO", (b"\xff\xd8\xff",), picture=True)
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF = FileFormat("TIFF", "TIFFImageIO", _TIFF_MAGIC, picture=True)
 _BMP = FileFormat("BMP", "BMPImageIO", (b"BM",), picture=True)
+_BITMAP = FileFormat("one-bit BMP", picture=True)
 _GIF = FileFormat("GIF", magic=(b"GIF87a", b"GIF89a"), picture=True, writable=False)
 _JSRT = FileFormat("JSRT image", picture=True, writable=False)
 _HDF5 = FileFormat("HDF5", magic=(b"\x89HDF\r\n\x1a\n",), keys="named", writable=False)
@@ -144,7 +146,7 @@ def check_bytes(path: Path) -> FileFormat:
     if file_format is _DICOM and head[128:132] != b"DICM":
         raise DataError(f"{path} is no DICOM file{_looks_like(head)}.")
     _check_content(path, file_format)
-    return file_format
+    return _BITMAP if file_format is _BMP and is_bitmap(path) else file_format
 
 
 def _check_content(path: Path, file_format: FileFormat) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 -- its customary name
 
+from fedssl.data.bmp import bitmap_shape, read_bitmap
 from fedssl.data.decoded import Decoded, plain_grid, split_axes
 from fedssl.data.dicom import dicom_grid, read_dicom
 from fedssl.data.formats import FileFormat, check_bytes
@@ -169,6 +170,7 @@ def _checked_key(path: Path, key: str, file_format: FileFormat, role: str) -> st
 
 _READERS: dict[str, Callable[[Path, str], Decoded]] = {
     "DICOM": lambda path, _: read_dicom(path),
+    "one-bit BMP": lambda path, _: read_bitmap(path),
     "GIF": lambda path, _: read_gif(path),
     "JSRT image": lambda path, _: read_jsrt(path),
     "HDF5": read_hdf5,
@@ -185,6 +187,7 @@ def _hdf5_grid(path: Path, key: str) -> Geometry:
 
 _GRIDS: dict[str, Callable[[Path, str], Geometry]] = {
     "DICOM": lambda path, _: dicom_grid(path),
+    "one-bit BMP": lambda path, _: plain_grid(bitmap_shape(path)),
     "GIF": lambda path, _: plain_grid(gif_shape(path)),
     "JSRT image": lambda path, _: plain_grid(JSRT_SHAPE),
     "HDF5": _hdf5_grid,
