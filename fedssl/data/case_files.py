@@ -8,11 +8,13 @@ import numpy as np
 
 from fedssl.data.dicom import series_files
 from fedssl.data.formats import detached_files
+from fedssl.data.geometry import Geometry
 from fedssl.data.layouts.cases import BINARY, CaseFile, MaskCode
-from fedssl.data.readers import LabelPicture, Picture, read_image, read_label
+from fedssl.data.readers import LabelPicture, Picture, read_geometry, read_image, read_label
+from fedssl.data.stacks import stacked_grid, stacked_mask, stacked_picture
 from fedssl.errors import DataError
 
-__all__ = ["decode", "files_behind", "read_mask", "read_picture", "recipe"]
+__all__ = ["case_grid", "decode", "files_behind", "read_mask", "read_picture", "recipe"]
 
 _LOSSY = (".jpg", ".jpeg")
 _GREY_ENOUGH = 48
@@ -25,6 +27,8 @@ def read_picture(case: CaseFile) -> Picture:
     Raises:
         DataError: a file cannot be read, or they are not on one grid.
     """
+    if case.slices:
+        return stacked_picture(case.slices, read_picture)
     first = read_image(case.image, case.image_key)
     arrays = [first.array]
     for path in case.more_images:
@@ -52,10 +56,12 @@ def read_mask(case: CaseFile, code: MaskCode | None) -> LabelPicture:
         DataError: a file cannot be read, holds a value that the code does not know, or layers
             differ in size.
     """
-    if case.layers:
-        return _layered(case)
     if case.label is None:
         raise DataError(f"Case {case.name!r} has no mask; add one or leave it unlabeled.")
+    if case.slices:
+        return stacked_mask(case.slices, lambda part: read_mask(part, code))
+    if case.layers:
+        return _layered(case)
     raw = _grey(case.label, case.label_key)
     return raw if code is None else LabelPicture(decode(raw.array, code, case.label), raw.geometry)
 
@@ -93,7 +99,15 @@ def recipe(case: CaseFile) -> list[object]:
     """Return what decides, besides the files' contents, what is read; JSON can hold it."""
     layers = [(case.label_files.index(layer.path), layer.index, layer.key) for layer in case.layers]
     code = None if case.code is None else [list(case.code.ranges), case.code.inverted]
-    return [case.image_key, case.label_key, len(case.more_images), code, layers, case.split]
+    keys = [case.image_key, case.label_key, len(case.more_images), code, layers, case.split]
+    return [*keys, case.scaled, [recipe(part) for part in case.slices]]
+
+
+def case_grid(case: CaseFile) -> Geometry:
+    """Return the grid of a case's image, from its headers."""
+    if case.slices:
+        return stacked_grid(read_geometry(case.image, case.image_key), len(case.slices))
+    return read_geometry(case.image, case.image_key)
 
 
 def files_behind(paths: tuple[Path, ...]) -> list[Path]:

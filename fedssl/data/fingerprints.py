@@ -39,14 +39,16 @@ def digest_files(paths: Sequence[Path], memo_dir: Path) -> list[str]:
     key = hashlib.blake2b("\n".join(names).encode(errors="surrogateescape"), digest_size=12)
     memo_path = memo_dir / f"{key.hexdigest()}.json"
     memo = _read(memo_path)
+    known = dict(memo)
     now = time.time()
     digests: list[str] = []
     fresh: _Memo = {}
     for name, path in zip(names, paths, strict=True):
         stamp, modified = _stamp(path)
-        old = memo.get(name)
+        old = known.get(name)
         digest = old[1] if old is not None and old[0] == stamp else _digest(path)
         digests.append(digest)
+        known[name] = (stamp, digest)  # many cases may lie in one file
         if now - modified > _SETTLED_SECONDS:
             fresh[name] = (stamp, digest)
     if fresh != memo:

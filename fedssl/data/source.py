@@ -12,12 +12,13 @@ from typing import Protocol
 import numpy as np
 
 from fedssl.data.cache import default_cache_dir
-from fedssl.data.case_files import files_behind, read_mask, read_picture, recipe
+from fedssl.data.case_files import case_grid, files_behind, read_mask, read_picture, recipe
 from fedssl.data.fingerprints import digest_files
 from fedssl.data.fitting import base_channels, fit_mode, with_channels
 from fedssl.data.geometry import Geometry
 from fedssl.data.layouts import LAYOUTS, CaseFile
-from fedssl.data.readers import LabelPicture, Picture, read_geometry
+from fedssl.data.readers import LabelPicture, Picture
+from fedssl.data.stacks import fitted_mask
 from fedssl.errors import DataError, did_you_mean
 from fedssl.federation import SiteSpec
 from fedssl.types import Case, Role, Task
@@ -122,7 +123,7 @@ class FolderSource:
 
     def geometry(self, index: int) -> Geometry:
         """Return the grid of one image file, to write a prediction back onto it."""
-        return read_geometry(self.files[index].image, self.files[index].image_key)
+        return case_grid(self.files[index])
 
     def content_key(self) -> str:
         """Return a digest of the files' contents and of the settings that `read` follows."""
@@ -144,6 +145,8 @@ class FolderSource:
         if code is not None and not code.ranges and self.task.num_classes > 2:
             code = None  # set or not set cannot stand for three classes; the values may
         label = read_mask(files, code)
+        if files.scaled:
+            label = fitted_mask(label, picture.geometry)
         if label.array.shape != picture.array.shape[1:]:
             raise DataError(
                 f"The mask {path} has the shape {label.array.shape}, but its image {files.image} "

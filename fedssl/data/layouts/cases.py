@@ -81,6 +81,9 @@ class CaseFile:
             255). The site option `label-values` overrides it.
         layers: masks painted one over the other; then `label` is the first one's file.
         split: `train`, `val` or `test` where the data set publishes a split, else empty.
+        scaled: the mask shows the image's field of view at another resolution.
+        slices: pictures that make this volume, in order, one slice each; `image` and `label` are
+            then the first one's.
     """
 
     name: str
@@ -93,6 +96,8 @@ class CaseFile:
     code: MaskCode | None = None
     layers: tuple[MaskLayer, ...] = ()
     split: str = ""
+    scaled: bool = False
+    slices: tuple[CaseFile, ...] = ()
 
     def __post_init__(self) -> None:
         if self.layers and self.label is None:
@@ -101,11 +106,15 @@ class CaseFile:
     @property
     def image_files(self) -> tuple[Path, ...]:
         """The files that the image is read from."""
+        if self.slices:
+            return tuple(path for part in self.slices for path in part.image_files)
         return (self.image, *self.more_images)
 
     @property
     def label_files(self) -> tuple[Path, ...]:
         """The files that the mask is read from, each once."""
+        if self.slices and self.label is not None:
+            return tuple(path for part in self.slices for path in part.label_files)
         if self.layers:
             return tuple(dict.fromkeys(layer.path for layer in self.layers))
         return () if self.label is None else (self.label,)
