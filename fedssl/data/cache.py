@@ -31,7 +31,7 @@ __all__ = [
     "open_prepared",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _ABANDONED_SECONDS = 24 * 3600.0
 
 

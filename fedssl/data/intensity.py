@@ -11,6 +11,7 @@ from torch.nn import functional as F
 __all__ = ["resize_image", "resize_label", "window", "zscore"]
 
 _BACKGROUND_SHARE = 0.05
+_DARK = 0.1
 _CLIP = (0.5, 99.5)
 _EVEN = 3.0**0.5
 
@@ -18,20 +19,32 @@ _EVEN = 3.0**0.5
 def zscore(image: np.ndarray) -> np.ndarray:
     """Return an image [C, *S] whose channels have mean 0 and standard deviation 1.
 
-    If more than 5 % of the voxels equal the minimum, they count as empty background and the
-    statistics come from the others. Values are clipped to the 0.5 and 99.5 percentiles first, so
-    that a few hot voxels do not set the scale. A constant channel becomes zeros.
+    The statistics come from the foreground: if more than 5 % of the voxels are dark (channels
+    scaled from their 0.5 to their 99.5 percentile, the mean of the channels at most 0.1), those
+    count as background, be it exactly 0 or noise. Values are clipped to the 0.5 and 99.5
+    percentiles of the foreground, so that a few hot voxels do not set the scale. A constant
+    channel becomes zeros.
     """
-    return np.stack([_zscore_channel(channel) for channel in image])
+    inside = _foreground(image)
+    return np.stack([_zscore_channel(channel, inside) for channel in image])
 
 
-def _zscore_channel(channel: np.ndarray) -> np.ndarray:
-    lowest = channel.min()
-    inside = channel != lowest
-    if not inside.any():
-        return np.zeros_like(channel, dtype=np.float32)
-    empty = 1.0 - np.count_nonzero(inside) / channel.size > _BACKGROUND_SHARE
-    for voxels in (channel[inside], channel.ravel()) if empty else (channel.ravel(),):
+def _foreground(image: np.ndarray) -> np.ndarray:
+    """Return the voxels [*S] bool that are not dark; all where hardly any or only one level is."""
+    total = np.zeros(image.shape[1:], dtype=np.float64)
+    for channel in image:
+        low, high = (float(v) for v in np.percentile(channel, _CLIP))
+        if high == low:
+            low, high = float(channel.min()), float(channel.max())
+        if high > low:
+            total += np.clip((channel.astype(np.float64) - low) / (high - low), 0.0, 1.0)
+    inside: np.ndarray = total > _DARK * len(image)
+    empty = 1.0 - np.count_nonzero(inside) / inside.size
+    return inside if _BACKGROUND_SHARE < empty < 1.0 else np.ones_like(inside)
+
+
+def _zscore_channel(channel: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    for voxels in (channel[inside], channel.ravel()):
         # float64: sums over a volume of large intensities lose digits in float32
         low, high = (float(v) for v in np.percentile(voxels, _CLIP))
         clipped = np.clip(voxels, low, high)

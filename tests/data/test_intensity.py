@@ -10,10 +10,10 @@ from fedssl.data.intensity import resize_image, resize_label, zscore
 
 
 def test_without_background_all_pixels_count():
-    image = np.arange(100, dtype=np.float32).reshape(1, 10, 10)
-    # the 0.5 and 99.5 percentiles of 0..99 are 0.495 and 98.505
-    clipped = np.clip(np.arange(100.0), 0.495, 98.505)
-    expected = ((clipped - clipped.mean()) / clipped.std()).reshape(1, 10, 10)
+    image = np.repeat(np.float32([0, 1, 2, 3]), [4, 32, 32, 32]).reshape(1, 10, 10)  # 4 % dark
+    mean = (32 * 6) / 100
+    deviation = (32 * 14 / 100 - mean**2) ** 0.5
+    expected = (image - mean) / deviation
     np.testing.assert_allclose(zscore(image), expected, rtol=1e-5)
 
 
@@ -24,6 +24,24 @@ def test_with_background_only_the_other_pixels_count():
     expected = np.full((1, 4, 4), -1.0)
     expected[0, 0, 2:] = 1.0
     np.testing.assert_allclose(zscore(image), expected, rtol=1e-6)
+
+
+def test_noise_of_the_air_around_a_head_is_background_as_zeros_are():
+    rng = np.random.default_rng(0)
+    head = rng.normal(100, 10, (1, 32, 32))
+    zeros, noise = np.zeros((1, 64, 64)), rng.uniform(0, 8, (1, 64, 64))
+    for image in (zeros, noise):
+        image[:, 16:48, 16:48] = head
+    of_zeros, of_noise = (zscore(i.astype(np.float32))[:, 16:48, 16:48] for i in (zeros, noise))
+    np.testing.assert_array_equal(of_noise, of_zeros)
+    assert float(of_noise.mean()) == pytest.approx(0.0, abs=0.01)
+
+
+def test_the_field_of_view_of_a_colour_picture_is_one_for_all_channels():
+    image = np.zeros((3, 20, 20), dtype=np.float32)
+    image[:, 5:15] = np.random.default_rng(0).normal(100, 10, (3, 10, 20))
+    image[2, 5:15, ::2] = 0  # blue is black at half of the tissue, which stays tissue
+    assert float(zscore(image)[2, 5:15].std()) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_a_few_minimal_pixels_are_no_background():
@@ -41,7 +59,8 @@ def test_a_binary_image_falls_back_to_all_pixels():
 
 
 def test_a_constant_channel_becomes_zeros_and_channels_are_independent():
-    ramp = np.arange(64, dtype=np.float32).reshape(8, 8)
+    ramp = np.tile(np.float32([1, 2]), 32).reshape(8, 8)
+    ramp[0, 0] = 0
     result = zscore(np.stack([np.full((8, 8), 7.0, np.float32), ramp]))
     np.testing.assert_array_equal(result[0], 0)
     assert result[1].std() == pytest.approx(1.0, abs=1e-5)
