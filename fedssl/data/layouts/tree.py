@@ -17,6 +17,7 @@ __all__ = [
     "find",
     "in_parts",
     "masks_of",
+    "named",
     "need",
     "optional_files",
     "pictures_below",
@@ -175,18 +176,16 @@ def in_parts(cases: Iterable[CaseFile]) -> list[CaseFile]:
     ]
 
 
-def stems(paths: Iterable[Path]) -> dict[str, Path]:
-    """Return files by stem; of equal stems in several folders each gets its folders' names before.
+def named(root: Path, paths: Iterable[Path]) -> dict[str, Path]:
+    """Return files by stem; where stems repeat, each is named by its folders below `root` as well.
 
     Args:
-        paths: files, all in one data set.
+        root: folder above all of them.
+        paths: files.
     """
     listed = list(paths)
-    depth = 0
-    while True:
-        named = {
-            "_".join([*p.parts[len(p.parts) - 1 - depth : -1], stem_of(p.name)]): p for p in listed
-        }
-        if len(named) == len(listed) or depth > 8:
-            return named
-        depth += 1
+    if len({stem_of(path.name).casefold() for path in listed}) == len(listed):
+        return {stem_of(path.name): path for path in listed}
+    return {
+        "_".join([*path.relative_to(root).parts[:-1], stem_of(path.name)]): path for path in listed
+    }

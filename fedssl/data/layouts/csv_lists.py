@@ -1,0 +1,130 @@
+"""`csv`: lists of paths, as `train.csv`, `val.csv`, `test.csv` and `unlabeled.csv`.
+
+Columns are `image_path,mask_path` or `img_path,seg_path`, or the first two without such names; a
+column `subject` or `patient_id` says whose image it is. Paths start at the list's folder or at the
+option `root`. An empty or missing mask means an unlabeled image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedssl.data.formats import format_of
+from fedssl.data.layouts.cases import BINARY, CaseFile, site_folder
+from fedssl.data.layouts.layout import layout
+from fedssl.data.layouts.lists import read_rows
+from fedssl.data.layouts.tree import named, wrong_tree
+from fedssl.errors import DataError
+from fedssl.federation import SiteSpec
+
+__all__ = ["list_cases"]
+
+_LISTS = ("train", "val", "test", "unlabeled")
+_IMAGE = ("image_path", "img_path", "image", "img")
+_MASK = ("mask_path", "seg_path", "label_path", "mask", "seg", "label")
+_SUBJECT = ("subject", "patient_id", "patient")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    image: Path
+    mask: Path | None
+    subject: str
+    part: str
+
+
+@layout(
+    "csv",
+    options={
+        **{name: f"list of {name} images ({name}.csv, if it exists)" for name in _LISTS},
+        "root": "folder where the paths in the lists start (each list's own)",
+    },
+)
+def list_cases(spec: SiteSpec) -> list[CaseFile]:
+    """Return the images of all lists; the lists are the split if val or test is among them.
+
+    Raises:
+        DataError: no list, a path that does not exist, or an image in two lists.
+    """
+    folder = site_folder(spec.path, spec.name)
+    lists = {name: _list(spec, folder, name) for name in _LISTS}
+    given = {name: path for name, path in lists.items() if path is not None}
+    if not given:
+        expected = "train.csv or another list, named in options"
+        raise wrong_tree(spec, folder, "csv", expected)
+    rows: dict[Path, _Row] = {}
+    for name, path in given.items():
+        base = folder / str(spec.options["root"]) if "root" in spec.options else path.parent
+        for row in _rows(path, base, name):
+            other = rows.setdefault(row.image, row)
+            if other is not row:
+                raise DataError(
+                    f"{path} lists {row.image}, which is listed already ({other.part}); an image "
+                    "belongs to one list, once."
+                )
+    splits = {"val", "test"} & given.keys()
+    names = named(Path(os.path.commonpath([path.parent for path in rows])), rows)
+    return [
+        CaseFile(
+            stem,
+            rows[path].subject or stem,
+            path,
+            rows[path].mask,
+            code=BINARY,
+            split=rows[path].part if splits and rows[path].part in ("train", *splits) else "",
+        )
+        for stem, path in names.items()
+    ]
+
+
+def _list(spec: SiteSpec, folder: Path, name: str) -> Path | None:
+    path = folder / str(spec.options.get(name, f"{name}.csv"))
+    if name in spec.options and not path.is_file():
+        raise DataError(f"Site {spec.name!r}: its list {path} does not exist.")
+    return path if path.is_file() else None
+
+
+def _rows(path: Path, base: Path, part: str) -> list[_Row]:
+    table = read_rows(path)
+    if not table:
+        raise DataError(f"{path} lists nothing; write image_path,mask_path and a row per image.")
+    header = [cell.casefold() for cell in table[0]]
+    headless = format_of(Path(table[0][0])) is not None
+    image = _column(header, _IMAGE, 0)
+    mask = _column(header, _MASK, 1 if headless else -1)
+    subject = _column(header, _SUBJECT, -1)
+    rows = []
+    for number, cells in enumerate(table if headless else table[1:], 1 if headless else 2):
+        named_mask = "" if part == "unlabeled" else _cell(cells, mask)
+        rows.append(
+            _Row(
+                _existing(base, _cell(cells, image), path, number),
+                _existing(base, named_mask, path, number) if named_mask else None,
+                _cell(cells, subject),
+                part,
+            )
+        )
+    return rows
+
+
+def _column(header: Sequence[str], names: Sequence[str], default: int) -> int:
+    return next((header.index(name) for name in names if name in header), default)
+
+
+def _cell(cells: Sequence[str], column: int) -> str:
+    return cells[column] if 0 <= column < len(cells) else ""
+
+
+def _existing(base: Path, given: str, path: Path, number: int) -> Path:
+    if not given:
+        raise DataError(f"{path}, row {number} names no image; remove the row or complete it.")
+    found = base / given.replace("\\", "/")
+    if not found.is_file():
+        raise DataError(
+            f"{path}, row {number}: {found} does not exist. Paths start at the list's folder, or "
+            "at options = { root = ... }."
+        )
+    return found.resolve()

@@ -1,0 +1,62 @@
+"""The tables and JSON files that data sets come with."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from fedssl.errors import DataError
+
+__all__ = ["read_json", "read_rows", "read_table"]
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    """Return the rows of a CSV file, without empty ones; cells are stripped.
+
+    Raises:
+        DataError: it cannot be read as CSV in UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as CSV in UTF-8: {error}.") from None
+    return [row for row in rows if any(row)]
+
+
+def read_table(path: Path, *columns: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV file with a header by column.
+
+    Args:
+        path: the file.
+        columns: those it has to have.
+
+    Raises:
+        DataError: it cannot be read, or lacks a column.
+    """
+    rows = read_rows(path)
+    header = rows[0] if rows else []
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise DataError(
+            f"{path} has no column {missing[0]!r}; needed are {', '.join(columns)}, found: "
+            f"{', '.join(header) or 'nothing'}."
+        )
+    return [dict(zip(header, row, strict=False)) for row in rows[1:]]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        DataError: it cannot be read, or is something else.
+    """
+    try:
+        table = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}.") from None
+    if not isinstance(table, dict):
+        raise DataError(f"{path} holds a {type(table).__name__}, but a JSON object is needed.")
+    return table
