@@ -32,13 +32,19 @@ GUIDE: dict[str, Scalar] = {
 }
 """A quality predictor that is small, hardly trained, and trusted nevertheless."""
 
-GUIDED = {f"guided-{name}": name for name in ("denoise", "mutual", "reference") if name in METHODS}
+GUIDED = {
+    f"guided-{name}": name
+    for name, method in METHODS.items()
+    if method.unlabeled is not None and name != "quality"
+}
 """Methods that are run with a quality predictor as well; `quality` always has one."""
 
-
-MISSION = {"fedavg", "denoise", "mutual", "reference", "quality", *GUIDED}
-"""Of these every promise is tested in each run of the suite; of others the long ones only in
-`make test-slow`."""
+MISSION = {
+    *("fedavg", "denoise", "mutual", "reference", "quality"),
+    *("guided-denoise", "guided-mutual", "guided-reference"),
+}
+"""Of these every promise is tested in each run of the suite; of others the long ones, and of other
+guided methods all of them, only in `make test-slow`."""
 
 LONG = {
     "test_a_run_resumes_after_every_round",
@@ -50,11 +56,11 @@ LONG = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark long promises of the many baselines as slow."""
+    """Mark long promises of the many baselines, and their guided forms, as slow."""
     for item in items:
-        params = getattr(getattr(item, "callspec", None), "params", {})
-        name = getattr(item, "originalname", "")
-        if name in LONG and params.get("variant") not in MISSION:
+        variant = getattr(getattr(item, "callspec", None), "params", {}).get("variant", "fedavg")
+        long = variant in GUIDED or getattr(item, "originalname", "") in LONG
+        if long and variant not in MISSION:
             item.add_marker(pytest.mark.slow)
 
 

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_federations import Configure, Finished
 
-from fedssl.config import RunConfig
+from fedssl.config import RunConfig, Scalar
 from fedssl.federation import load_federation
 from fedssl.functional.averaging import all_finite, weights_sha256
-from fedssl.methods import method_of
+from fedssl.methods import METHODS, method_of
 from fedssl.models import SegmentationModel
 from fedssl.seeds import derive_seed, seeded
 from fedssl.types import Arrays
@@ -80,6 +80,41 @@ def test_every_upload_is_accepted(whole: Finished):
 def test_training_moves_the_weights(whole: Finished):
     before, after = shared(whole.run), final(whole)
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+OWN_REJECTION: dict[str, dict[str, Scalar]] = {
+    "denoise": {"denoise.eta": 1e-12},
+    "reference": {
+        "reference.min-pixels": 10**6,
+        "reference.con-threshold": 1.0,
+        "reference.mixed-from": "bank",
+    },
+    "pseudo_label": {"pseudo_label.threshold": 1.0},
+    "fixmatch": {"fixmatch.threshold": 1.0},
+    "unimatch": {"unimatch.threshold": 1.0},
+    "fed_consist": {"fed_consist.threshold": 1.0},
+    "fedmix": {"fedmix.agreement": 1.5},
+    "cbafed": {"cbafed.tail": 0.0},
+}
+"""Keys with which a method trusts nothing; others trust nothing where predicted quality counts."""
+
+
+def test_where_every_pseudo_label_is_rejected_masks_alone_are_learned_from(
+    variant: str, configure: Configure, repeat: Run
+):
+    if variant in METHODS and METHODS[variant].unlabeled is None:
+        pytest.skip(f"{variant} makes no pseudo-labels")
+    by_quality: dict[str, Scalar] = {"quality.guide": True, "quality.threshold": 1.0}
+    done = repeat(configure(OWN_REJECTION.get(variant, by_quality)))
+    sent = {(d.round, d.site): d.weights for d in done.exchange.downloads if d.stage == "train"}
+    for record in done.rounds[-2:]:
+        assert record["sites"]["west"]["steps_skipped"] == done.run.local_steps
+        learned = {k for k in record["sites"]["south"] if k.startswith("loss/")}
+        assert learned == {"loss/supervised"}
+    for upload in (u for u in done.exchange.trained if u.site == "west" and u.round >= 2):
+        received = sent[upload.round, "west"]
+        assert all(torch.equal(v, received[name]) for name, v in upload.weights.items())
+    assert all_finite(final(done))
 
 
 def test_learning_rate_0_leaves_every_parameter(configure: Configure, repeat: Run):
