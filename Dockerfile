@@ -11,6 +11,7 @@ FROM ${BASE_IMAGE}
 ARG PIP_EXTRA_INDEX_URL=""
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 
@@ -19,12 +20,16 @@ COPY constraints.txt ./
 # Torch first: it is most of the image and changes least.
 RUN pip install --constraint constraints.txt torch
 
-COPY pyproject.toml README.md LICENSE ./
+# Then what pyproject.toml asks for; a change of our own code does not repeat it.
+COPY pyproject.toml ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+    && pip install --constraint constraints.txt --requirement requirements.txt
+
+COPY README.md LICENSE ./
 COPY fedssl fedssl
 COPY clients clients
 COPY server server
-RUN pip install --constraint constraints.txt . \
-    && python -m compileall -q "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/fedssl" \
+RUN pip install --no-deps . \
     && mkdir -m 1777 /state /runs /work \
     && rm -rf /src/*
 
