@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typer
 
+from clients.cli.check import check_command
 from clients.cli.doctor import doctor_command
 from clients.cli.init import init_command
 from clients.cli.join import join_command
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("init")(init_command)
+app.command("check")(check_command)
 app.command("doctor")(doctor_command)
 app.command("join")(join_command)
 app.command("preview")(preview_command)
