@@ -12,6 +12,7 @@ from clients.cli.doctor import doctor_command
 from clients.cli.init import init_command
 from clients.cli.join import join_command
 from clients.cli.predict import predict_command
+from clients.cli.prepare import prepare_command
 from clients.cli.preview import preview_command
 from clients.cli.pseudo import pseudo_app
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command("init")(init_command)
 app.command("check")(check_command)
+app.command("prepare")(prepare_command)
 app.command("doctor")(doctor_command)
 app.command("join")(join_command)
 app.command("preview")(preview_command)

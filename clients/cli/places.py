@@ -11,10 +11,11 @@ import typer
 from fedssl.errors import FederationError
 
 if TYPE_CHECKING:
+    from fedssl.config import RunConfig
     from fedssl.federation import SiteSpec
     from fedssl.types import Task
 
-__all__ = ["DataRootOption", "OnlyOption", "PlaceArgument", "find_sites"]
+__all__ = ["DataRootOption", "OnlyOption", "PlaceArgument", "cache_of", "find_sites"]
 
 PlaceArgument = Annotated[
     str,
@@ -44,16 +45,33 @@ def find_sites(place: str, only: str = "", data_root: str = "") -> tuple[Task, l
     from fedssl.config import RunConfig
     from fedssl.federation import load_federation, load_site_file
 
-    path = Path(place)
-    if path.is_dir():
-        path = _inside(path)
-        place = str(path)
-    if path.is_file() and _is_site_file(path):
+    path = _file(place)
+    if _is_site_file(path):
         task, spec = load_site_file(path)
         return task, [spec]
-    run = RunConfig(federation=place, sites=only, data_root=data_root)
-    federation = load_federation(run)
-    return federation.task, list(federation.sites)
+    federation = str(path) if path.is_file() else place
+    run = RunConfig(federation=federation, sites=only, data_root=data_root)
+    found = load_federation(run)
+    return found.task, list(found.sites)
+
+
+def cache_of(place: str, run: RunConfig) -> Path:
+    """Return where the sites of a file look for prepared images when they train.
+
+    A site file names its state directory; in simulation the run's `cache-dir` counts.
+    """
+    from fedssl.data.cache import default_cache_dir
+    from fedssl.deploy.site_file import load_node
+
+    path = _file(place)
+    if _is_site_file(path):
+        return Path(load_node(path).state_dir) / "cache"
+    return Path(run.cache_dir) if run.cache_dir else default_cache_dir()
+
+
+def _file(place: str) -> Path:
+    path = Path(place)
+    return _inside(path) if path.is_dir() else path
 
 
 def _inside(folder: Path) -> Path:

@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["bars"]
+__all__ = ["Tell", "bars"]
+
+Tell = Callable[[str, int, int], None]
+"""Is told a site, the cases that are done, and how many there are."""
 
 
 @contextmanager
-def bars(verb: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function that is told (site, cases done, cases) and draws one bar per site."""
+def bars(verb: str) -> Iterator[Tell]:
+    """Yield what draws one bar per site."""
     columns = (
         TextColumn(verb + " {task.description}"),
         BarColumn(),
