@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import time
@@ -44,6 +45,25 @@ def compose_command() -> list[str]:
 def docker(*arguments: str, timeout: float = 120) -> str:
     """Run docker, return what it prints; fail with what it complains about."""
     return checked(["docker", *arguments], timeout=timeout)
+
+
+def run_once(user: int, *arguments: str, timeout: float = 300) -> str:
+    """Run a command in a container that is gone afterwards, without network and privileges.
+
+    Args:
+        user: number of the user and group that it runs as.
+        arguments: volumes, the image and the command.
+        timeout: seconds that it may take.
+    """
+    name = f"fedssltest{secrets.token_hex(4)}"
+    confined = ("--cap-drop=ALL", "--read-only", "--network=none", "--tmpfs=/tmp:mode=1777")
+    try:
+        return docker(
+            *("run", f"--name={name}", f"--user={user}:{user}", *confined, *arguments),
+            timeout=timeout,
+        )
+    finally:
+        subprocess.run(["docker", "rm", "-f", name], capture_output=True, check=False)
 
 
 def checked(

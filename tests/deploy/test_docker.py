@@ -19,13 +19,18 @@ from containers import (
     docker,
     give,
     reason_to_skip,
+    run_once,
 )
 from nodes import ROOT, wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
 
 SITES = ("north", "south", "west")
-CONFINED = ("--cap-drop=ALL", "--read-only", "--network=none", "--tmpfs=/tmp:mode=1777")
+DEMO = ROOT / "deploy/demo"
+SIMULATE = (
+    *(IMAGE, "fedssl", "simulate", "--federation=/demo/federation.toml"),
+    "--config=/demo/experiment.toml",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,10 +73,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 @pytest.fixture(scope="module")
 def federation(project: Project) -> Project:
-    """The project, up: keys made, coordinator and sites healthy."""
+    """The project, up, with keys; the first run registers the sites."""
     project.compose("run", "--rm", "keys")
     project.compose("up", "-d")
-    project.wait_healthy("superlink", *SITES)
+    project.wait_healthy("superlink", "serverapp")
     return project
 
 
@@ -119,8 +124,7 @@ def test_the_image_is_not_roots_and_fetches_and_reports_nothing(project: Project
 def test_the_image_works_for_any_user_without_network_and_privileges(
     project: Project, user: int
 ) -> None:
-    command = ("fedssl", "simulate", "--rounds=1", "--set", "local-steps=1", "--out=/tmp/run")
-    docker("run", "--rm", f"--user={user}:{user}", *CONFINED, IMAGE, *command)
+    run_once(user, "-v", f"{DEMO}:/demo:ro", *SIMULATE, "--rounds=2", "--out=/tmp/run")
 
 
 def test_services_are_confined_and_no_port_is_published(federation: Project) -> None:
@@ -141,15 +145,11 @@ def test_services_are_confined_and_no_port_is_published(federation: Project) -> 
 
 
 def test_an_undisturbed_run_gives_the_weights_of_a_simulation(federation: Project) -> None:
-    federation.compose("run", "--rm", "run", timeout=600)
-    demo = ROOT / "deploy/demo"
-    mounts = ("-v", f"{demo}:/demo:ro", "-v", f"{runs(federation)}:/runs")
-    user = federation.environment["FEDSSL_UID"]
-    docker(
-        *("run", "--rm", f"--user={user}:{user}", *CONFINED, *mounts, IMAGE),
-        *("fedssl", "simulate", "--federation=/demo/federation.toml"),
-        *("--config=/demo/experiment.toml", "--out=/runs/simulated"),
-    )
+    federation.compose("run", "--rm", "run", timeout=700)
+    federation.wait_healthy(*SITES)
+    mounts = ("-v", f"{DEMO}:/demo:ro", "-v", f"{runs(federation)}:/runs")
+    user = int(federation.environment["FEDSSL_UID"])
+    run_once(user, *mounts, *SIMULATE, "--out=/runs/simulated")
     deployed, simulated = results(federation, "demo"), results(federation, "simulated")
     assert (deployed["engine"], simulated["engine"]) == ("deployment", "loopback")
     assert deployed["rounds"] == 3

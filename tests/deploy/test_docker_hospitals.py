@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from containers import IMAGE, Project, container_user, docker, give, reason_to_skip
+from containers import IMAGE, Project, container_user, docker, give, reason_to_skip, run_once
 from nodes import ROOT, TINY
 
 from fedssl.cli.processes import free_port
@@ -90,7 +90,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     build_image(user)
     give(folder, user)
     command = ("fedssl", "deploy", "/here/deploy.toml", "--out=/here/kits")
-    docker("run", "--rm", f"--user={user}:{user}", "-v", f"{folder}:/here", IMAGE, *command)
+    run_once(user, "-v", f"{folder}:/here", IMAGE, *command)
     kits = folder / "kits"
     (kits / "coordinator/experiment.toml").write_text(config_toml(EXPERIMENT))
     mark = f"fedssltest{secrets.token_hex(4)}"
