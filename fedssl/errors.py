@@ -6,6 +6,7 @@
     |-- FederationError    the sites and the coordinator do not fit together
     |   `-- UploadError    one upload is refused (shape, dtype, name, non-finite value)
     |-- CheckpointError    a run cannot be saved or resumed
+    |-- ExportError        a network cannot be exported, or would not stay the same
     `-- TrainingError      a site's training cannot go on
 
 A message says what is wrong, which file or key, what was given, and what would work.
@@ -23,6 +24,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "ExportError",
     "FederationError",
     "FedsslError",
     "TrainingError",
@@ -53,6 +55,10 @@ class UploadError(FederationError):
 
 class CheckpointError(FedsslError):
     """A checkpoint is missing, damaged, or belongs to another run."""
+
+
+class ExportError(FedsslError):
+    """A network cannot be exported, or the export differs from it."""
 
 
 class TrainingError(FedsslError):

@@ -1,0 +1,1 @@
+"""A finished run's network for other programs: MONAI bundle, TorchScript, ONNX."""

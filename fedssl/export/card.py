@@ -1,0 +1,157 @@
+"""The model card of an export, in Markdown: data, sites, labels, results, method, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedssl import __version__
+from fedssl.config import flatten
+from fedssl.predict import Trained
+from fedssl.results import config_toml
+from fedssl.types import Role
+
+__all__ = ["model_card"]
+
+_FEW = 10
+"""Fewer test cases than this say little about a site."""
+
+_ROLES = {
+    Role.LABELED: "images and masks",
+    Role.UNLABELED: "images only",
+    Role.MIXED: "images, some with masks",
+}
+_LOCAL = {"device", "out", "data-root", "cache-dir", "federation", "resume", "tracking"}
+"""Keys that say where things are, not what was trained."""
+
+
+def model_card(
+    trained: Trained, results: Mapping[str, Any], metadata: Mapping[str, Any], usage: str
+) -> str:
+    """Return the card.
+
+    Args:
+        trained: the network, its task and configuration.
+        results: results.json of the run.
+        metadata: of the export.
+        usage: Markdown on how to run this form of export.
+    """
+    blocks = [
+        f"# {metadata['name']}",
+        metadata["description"],
+        f"**{metadata['intended_use']}**",
+        "## Use\n" + usage,
+        "## Labels\n" + _labels(trained),
+        "## Data and sites\n" + _sites(trained, results),
+        "## Results\n" + _metrics(trained, results),
+        "## Method\n" + _method(trained),
+        "## Before and after the network\n" + _bullets(metadata["fedssl"]["processing"]),
+        "## Known limits\n" + "\n".join(f"- {line}" for line in _limits(trained, results)),
+        "## Provenance\n" + _provenance(metadata),
+        "## Configuration\n" + _configuration(trained),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _labels(trained: Trained) -> str:
+    rows = [[str(i), name] for i, name in enumerate(trained.task.classes)]
+    nesting = f"\n\nChannel encoding of the network: {trained.seen.output.value}."
+    return _table(["value in a mask", "class"], rows) + nesting
+
+
+def _sites(trained: Trained, results: Mapping[str, Any]) -> str:
+    rows = [
+        [name, site["role"], str(site["num_examples"]), str(site["num_labeled"])]
+        for name, site in results["sites"].items()
+    ]
+    source = Path(trained.run.federation).name
+    text = f"Task `{trained.task.name}`, federation `{source}`. Images never left their site."
+    heads = ["site", "role", "training samples", "of them with masks"]
+    return f"{text}\n\n{_table(heads, rows)}"
+
+
+def _metrics(trained: Trained, results: Mapping[str, Any]) -> str:
+    rows = []
+    for name, site in results["sites"].items():
+        unit = "px" if site["distance_unit"] == "pixel" else site["distance_unit"]
+        rows += [
+            [
+                name,
+                label,
+                str(site["cases"]),
+                _number(site["dice"][label], 3),
+                _number(site["hd95"][label], 2, unit),
+                _number(site["assd"][label], 2, unit),
+            ]
+            for label in trained.task.foreground
+        ]
+    split = ", ".join(sorted({site["split"] for site in results["sites"].values()}))
+    text = (
+        f"Means over the cases of the {split} split, global model after the last round; no choice "
+        "was made on that split by fedssl."
+    )
+    heads = ["site", "class", "cases", "Dice", "HD95", "ASSD"]
+    return f"{text}\n\n{_table(heads, rows)}"
+
+
+def _method(trained: Trained) -> str:
+    summary = trained.method.summary.rstrip(".")
+    return (
+        f"`{trained.method.name}`: {summary}. A re-implementation; what of it is "
+        f"certain and what is inferred stands in fedssl's docs/methods/{trained.method.name}.md."
+    )
+
+
+def _limits(trained: Trained, results: Mapping[str, Any]) -> list[str]:
+    sites: Mapping[str, Any] = results["sites"]
+    few = [f"{n} ({s['cases']})" for n, s in sites.items() if 0 < s["cases"] < _FEW]
+    unscored = [n for n, s in sites.items() if all(v is None for v in s["dice"].values())]
+    unlabeled = [n for n, s in sites.items() if s["role"] == Role.UNLABELED]
+    lines = [
+        "Scored only at the sites above; on images of other scanners, protocols or patients it "
+        "may do worse, and nothing here says how much.",
+        "One run with one seed: the numbers say nothing about the randomness of training.",
+        "It finds only the classes above, and always answers, also on images of something else.",
+    ]
+    if unlabeled:
+        lines.append(f"Trained without masks of {', '.join(unlabeled)}.")
+    if few:
+        lines.append(f"Few test cases, so wide uncertainty: {', '.join(few)}.")
+    if unscored:
+        lines.append(f"No masks to score with, so quality is unknown: {', '.join(unscored)}.")
+    if "private" in trained.method.parts(trained.model):
+        lines.append("Holds layers of one site; elsewhere it may do worse than at that site.")
+    return lines
+
+
+def _provenance(metadata: Mapping[str, Any]) -> str:
+    table: Mapping[str, Any] = metadata["fedssl"]
+    names = ("weights_sha256", "seed", "rounds", "engine", "finished")
+    facts = {name: table[name] for name in names} | {"exported by": f"fedssl {__version__}"}
+    facts |= {f"trained with {name}": value for name, value in table["versions"].items()}
+    return _bullets(facts)
+
+
+def _configuration(trained: Trained) -> str:
+    flat = flatten(trained.run)
+    guided = bool(flat.get("quality.guide")) or trained.run.method == "quality"
+    kept = {
+        key: value
+        for key, value in flat.items()
+        if key not in _LOCAL and (guided or not key.startswith("quality."))
+    }
+    return f"```toml\n{config_toml(kept)}```"
+
+
+def _bullets(facts: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
+
+
+def _number(value: float | None, digits: int, unit: str = "") -> str:
+    return "-" if value is None else f"{value:.{digits}f} {unit}".strip()
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

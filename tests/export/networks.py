@@ -1,0 +1,37 @@
+"""Networks with random weights and runs of a moment, to export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from tiny_federations import TINY
+
+from fedssl.config import Scalar
+from fedssl.loopback import simulate
+from fedssl.methods import METHODS, load_config
+from fedssl.predict import Trained
+from fedssl.progress import ConsoleProgress
+from fedssl.types import Task
+
+
+def untrained(task: Task, method: str = "fedavg", **keys: Scalar) -> Trained:
+    """Return a network of a method as a finished run would have it, without training it."""
+    run = load_config({**TINY, "method": method, **keys})
+    chosen = METHODS[method]
+    seen = chosen.task(task)
+    torch.manual_seed(0)
+    model = chosen.build_model(run, seen).eval()
+    return Trained(model, run, chosen, task, seen, torch.device("cpu"))
+
+
+def trained_run(folder: Path, federation: Path, keys: dict[str, Scalar]) -> Path:
+    """Train a tiny network and return its run folder."""
+    config = {**TINY, "federation": str(federation), "cache-dir": str(folder / "cache"), **keys}
+    simulate(
+        load_config({"tracking": "", **config}),
+        folder / "run",
+        progress=ConsoleProgress(Console(quiet=True)),
+    )
+    return folder / "run"
