@@ -162,12 +162,20 @@ def test_no_cases_and_two_of_one_name_are_refused(source, tmp_path):
 
 def test_counts_other_than_the_published_ones_are_logged(source, tmp_path, caplog):
     cases = [CaseFile(n, n, tmp_path / n, split="test") for n in ("b", "a")]
+    published = {"images": 3, "test": 2, "masks": 1, "train": 1}
     with caplog.at_level(logging.WARNING, "fedssl"):
-        opened = source(cases, published={"images": 3, "test": 2, "masks": 1})
-    assert [r.getMessage().split(", if")[0] for r in caplog.records] == [
-        f"Site 'north': made is published with {n}, 2 are in {tmp_path}. Look whether files are "
-        "missing".replace("2 are", f"{found} are")
-        for n, found in (("3 images", 2), ("1 masks", 0))
+        opened = source(cases, published=published)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"Site 'north': made is published with 3 images, 2 are in {tmp_path}. Look whether files "
+        "are missing, if this is not on purpose. 1 more of its counts differ."
+    )
+    labeled = opened.spec.model_copy(update={"role": "labeled"})
+    lines = LAYOUTS["made"].differences(labeled)
+    assert [line.split(" are ")[0].split("with ")[1] for line in lines] == [
+        "3 images, 2",
+        "1 masks, 0",
+        "1 train, 0",
     ]
     assert [c.name for c in opened.cases] == ["a", "b"]
     assert isinstance(LAYOUTS["made"], Layout)

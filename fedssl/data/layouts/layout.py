@@ -19,6 +19,7 @@ from fedssl.data.layouts.cases import PARTS, CaseFile, take_shard
 from fedssl.data.layouts.subjects import indexed_subjects
 from fedssl.errors import DataError, did_you_mean
 from fedssl.federation import SiteSpec
+from fedssl.types import Role
 
 __all__ = ["COMMON_OPTIONS", "Layout", "choice", "flag", "layout"]
 
@@ -56,26 +57,31 @@ class Layout:
         An `index.csv` (columns id and subject; site, if it serves several) in the site's folder or
         the one above says whose image each case is, whatever the layout believes.
 
-        Counts other than the published ones are logged; a part of a data set is legal.
+        The first count other than published is logged; a part of a data set is legal.
 
         Raises:
             DataError: an unknown option, no cases, two of one name, or what the layout refuses.
         """
         cases = self._all(spec)
-        for line in self.differences(spec, cases):
-            log.warning(line)
+        lines = self.differences(spec, cases)
+        if lines:
+            more = f" {len(lines) - 1} more of its counts differ." if lines[1:] else ""
+            log.warning(lines[0] + more)
         if spec.options.get("split") == "folds":
             cases = [replace(case, split="") for case in cases]
         return take_shard(cases, spec.shard, spec.name)
 
     def differences(self, spec: SiteSpec, cases: Sequence[CaseFile] | None = None) -> list[str]:
-        """Return a sentence for each published count that a site's folder does not have."""
+        """Return a sentence for each published count that a site's folder does not have.
+
+        Masks are not counted where the site's role needs none.
+        """
         found = _counts(self._all(spec) if cases is None else cases)
         return [
             f"Site {spec.name!r}: {self.name} is published with {count} {what}, {found[what]} are "
             f"in {spec.path}. Look whether files are missing, if this is not on purpose."
             for what, count in self.published(spec).items()
-            if found[what] != count
+            if found[what] != count and (what != "masks" or spec.role != Role.UNLABELED)
         ]
 
     def _all(self, spec: SiteSpec) -> list[CaseFile]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedssl.config import SplitConfig
+from fedssl.data.layouts import LAYOUTS
 from fedssl.data.splits import make_split
 from fedssl.errors import DataError
 
@@ -75,10 +76,17 @@ def test_an_unlabeled_site_needs_no_masks(tree, open_layout):
 def test_drishti_counts_are_those_of_its_readme_else_it_is_logged(tree, open_layout, caplog):
     path = tree(domain="Domain1", names={"train": ["gdrishtiGS_001"], "test": ["ndrishtiGS_002"]})
     with caplog.at_level(logging.WARNING, "fedssl"):
-        open_layout("fundus-dofe", path, classes=3, channels=3, domain="Domain1")
-    text = caplog.text
-    for wanted in ("with 101 images, 2 are", "with 50 train, 1 are", "with 51 test, 1 are"):
-        assert wanted in text
+        source = open_layout("fundus-dofe", path, classes=3, channels=3, domain="Domain1")
+    (record,) = caplog.records
+    assert "with 101 images, 2 are" in record.getMessage()
+    assert record.getMessage().endswith(" 3 more of its counts differ.")
+    lines = LAYOUTS["fundus-dofe"].differences(source.spec)
+    assert [line.split("with ")[1].split(" in ")[0] for line in lines] == [
+        "101 images, 2 are",
+        "101 masks, 2 are",
+        "50 train, 1 are",
+        "51 test, 1 are",
+    ]
 
 
 def test_raw_pictures_are_refused_unless_asked_for(tree, open_layout):

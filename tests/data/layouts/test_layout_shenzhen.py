@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 
+from fedssl.data.layouts import LAYOUTS
 from fedssl.errors import DataError
 
 LUNGS = np.zeros((6, 8), dtype=np.uint8)
@@ -52,12 +53,20 @@ def test_pictures_with_or_without_a_mask_can_be_taken_alone(tree, open_layout):
 
 
 @pytest.mark.parametrize(
-    ("cases", "count"), [("all", "662 images"), ("without-mask", "96 images"), ("all", "566 masks")]
+    ("cases", "role", "expected"),
+    [
+        ("all", "mixed", ["662 images, 3", "566 masks, 2"]),
+        ("all", "unlabeled", ["662 images, 3"]),
+        ("with-mask", "mixed", ["566 images, 2"]),
+        ("without-mask", "unlabeled", ["96 images, 1"]),
+    ],
 )
-def test_the_counts_of_the_set_are_compared(tree, open_layout, caplog, cases, count):
+def test_the_counts_of_the_set_are_compared(tree, open_layout, caplog, cases, role, expected):
     with caplog.at_level(logging.WARNING, "fedssl"):
-        open_layout("shenzhen", tree(), cases=cases, role="unlabeled")
-    assert f"published with {count}" in caplog.text
+        source = open_layout("shenzhen", tree(), cases=cases, role=role)
+    assert f"published with {expected[0]} are" in caplog.text
+    lines = LAYOUTS["shenzhen"].differences(source.spec)
+    assert [line.split("with ")[1].split(" are in")[0] for line in lines] == expected
 
 
 def test_masks_elsewhere_are_named_by_an_option(tree, open_layout):
