@@ -16,7 +16,13 @@ def init_command(
     site_file: SiteFileArgument = Path("site.toml"),
     name: Annotated[str, typer.Option("--name", help="Name of the site.")] = "my-site",
     role: Annotated[str, typer.Option("--role", help="labeled, unlabeled or mixed.")] = "unlabeled",
-    data: Annotated[str, typer.Option("--data", help="Folder with images/ and labels/.")] = "data",
+    data: Annotated[str, typer.Option("--data", help="Folder of the images.")] = "data",
+    layout: Annotated[
+        str, typer.Option("--layout", help="How it is arranged; 'list' tells the known ones.")
+    ] = "folders",
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="key=value of the layout; repeatable.")
+    ] = None,
     coordinator: Annotated[
         str, typer.Option("--coordinator", help="host:port of the coordinator.")
     ] = "fl.example.org:443",
@@ -36,7 +42,11 @@ def init_command(
     as_json: JsonOption = False,
 ) -> None:
     """Write a site file with a comment on every key; an existing one is left alone."""
+    if layout == "list":
+        _list_layouts(as_json)
+        return
     with reported(as_json):
+        from fedssl.data.layouts.choose import typed_options
         from fedssl.deploy.site_file import SiteDraft, write_site_file
 
         names = [c.strip() for c in classes.split(",") if c.strip()]
@@ -47,6 +57,8 @@ def init_command(
             task={**about, "channels": channels},
             coordinator=coordinator,
             path=data,
+            layout=layout,
+            options=typed_options(layout, option or []),
             root_certificates=certificates,
             key=key,
         )
@@ -57,3 +69,16 @@ def init_command(
         typer.echo(
             f"Wrote {site_file}. Look through it, then run: fedssl-client doctor {site_file}"
         )
+
+
+def _list_layouts(as_json: bool) -> None:
+    from fedssl.data.layouts import LAYOUTS
+
+    known = {name: dict(layout.options) for name, layout in LAYOUTS.items()}
+    if as_json:
+        show({"ok": True, "layouts": known})
+        return
+    for name, options in known.items():
+        typer.echo(name)
+        for key, meaning in options.items():
+            typer.echo(f"  --option {key}=...  {meaning}")

@@ -19,6 +19,7 @@ from fedssl.federation import load_site_file
 __all__ = ["NodeSpec", "SiteDraft", "load_node", "site_file_text", "write_site_file"]
 
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
+_PATH_COMMENT: Final = "  # holds images/ and, where there are masks, labels/"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -196,7 +197,7 @@ def site_file_text(draft: SiteDraft) -> str:
         "[[site]]",
         f"name = {_toml(draft.name)}",
         f"role = {_toml(draft.role)}  # labeled | unlabeled | mixed (some masks)",
-        f"path = {_toml(draft.path)}  # holds images/ and, where there are masks, labels/",
+        f"path = {_toml(draft.path)}{_PATH_COMMENT if draft.layout == 'folders' else ''}",
         f"layout = {_toml(draft.layout)}",
         f"spacing = {_toml(draft.spacing)}  # header | unknown (pixels) | [x, y, z] in mm",
         _labeled_line(draft),
