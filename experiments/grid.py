@@ -31,7 +31,8 @@ def jobs_of(path: Path, seeds: Sequence[int]) -> list[Job]:
     """Return the runs of one experiment file.
 
     Args:
-        path: TOML with keys of the run config; `[grid]` maps keys to lists of values.
+        path: TOML with keys of the run config; `[grid]` maps keys to lists of values. Files that
+            `federation` takes in the grid are looked up beside it.
         seeds: run seeds; the split is the same for all of them.
     """
     tables = read_tables(path)
@@ -39,7 +40,10 @@ def jobs_of(path: Path, seeds: Sequence[int]) -> list[Job]:
     base = flat_keys(tables, path.parent)
     stem = [path.resolve().parent.name, path.stem]
     return [
-        Job("/".join([*stem, *point, f"seed{seed}"]), {**base, **values, "seed": seed})
+        Job(
+            "/".join([*stem, *point, f"seed{seed}"]),
+            {**base, **flat_keys(values, path.parent), "seed": seed},
+        )
         for point, values in _points(grid)
         for seed in seeds
     ]
