@@ -145,6 +145,8 @@ class FolderSource:
         if code is not None and not code.ranges and self.task.num_classes > 2:
             code = None  # set or not set cannot stand for three classes; the values may
         label = read_mask(files, code)
+        if self._values is None and (files.layers or code is not None):
+            self._check_classes(label, path)
         if files.scaled:
             label = fitted_mask(label, picture.geometry)
         if label.array.shape != picture.array.shape[1:]:
@@ -155,6 +157,16 @@ class FolderSource:
         _check_alignment(label, picture, path, files.image)
         classes = _to_classes(label.array, self._values, self.task, path)
         return classes[0] if self.task.mode == "2d" and classes.ndim == 3 else classes
+
+    def _check_classes(self, label: LabelPicture, path: Path) -> None:
+        """Refuse a class that the layout knows and the task does not."""
+        highest = int(label.array.max())
+        if highest >= self.task.num_classes:
+            raise DataError(
+                f"{path}: the layout {self.spec.layout!r} reads the classes 0..{highest} from its "
+                f"masks, but the task has {list(self.task.classes)}. Add classes to [task], or see "
+                "whether the layout has an option that leaves some out."
+            )
 
 
 def _spacing(spec: SiteSpec, picture: Picture, path: Path) -> tuple[tuple[float, ...], str]:

@@ -127,7 +127,7 @@ def test_a_class_beyond_the_task_is_refused_and_label_values_override_the_code(
     code = MaskCode(ranges=((0, 50, 2), (51, 200, 1), (201, 255, 0)))
     case = CaseFile("a", "a", tmp_path / "a.png", tmp_path / "m.png", code=code)
     np.testing.assert_array_equal(source([case]).read(0).label, [[2, 1, 0, 0]] * 3)
-    with pytest.raises(DataError, match=r"m\.png holds the value 2, which stands for no class"):
+    with pytest.raises(DataError, match=r"m\.png: the layout 'made' reads the classes 0\.\.2"):
         source([case], task=Task("t", ("b", "f"))).read(0)
     turned = source([case], **{"label-values": "0,128,255"})
     np.testing.assert_array_equal(turned.read(0).label, [[0, 1, 2, 2]] * 3)

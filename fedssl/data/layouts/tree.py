@@ -97,13 +97,20 @@ def optional_files(folder: Path | None) -> dict[str, Path]:
 
 
 def pictures_below(folder: Path) -> Iterator[Path]:
-    """Yield all image files below a folder, sorted; links to folders are not followed."""
+    """Yield all image files below a folder, sorted; links to folders are not followed.
+
+    Raises:
+        DataError: a link that leads nowhere.
+    """
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_junk(name))
         for name in sorted(names):
             path = Path(root) / name
-            if not is_junk(name) and format_of(path) is not None and path.is_file():
-                yield path
+            if is_junk(name) or format_of(path) is None:
+                continue
+            if not path.exists():
+                raise DataError(f"{path} is a link that leads nowhere; remove or repair it.")
+            yield path
 
 
 def split_off(

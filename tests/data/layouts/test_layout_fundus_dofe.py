@@ -5,10 +5,11 @@ import logging
 import numpy as np
 import pytest
 
-from fedssl.config import SplitConfig
+from fedssl.config import RunConfig, SplitConfig
 from fedssl.data.layouts import LAYOUTS
 from fedssl.data.splits import make_split
 from fedssl.errors import DataError
+from fedssl.site import Site
 
 DRAWN = np.full((6, 8), 255, dtype=np.uint8)
 DRAWN[1:4, 1:5] = 128
@@ -59,6 +60,24 @@ def test_the_published_split_holds_and_both_eyes_of_a_person_are_tested(tree, op
     cases = source.cases
     split = make_split([c.subject for c in cases], SplitConfig(), "x", [c.split for c in cases])
     assert split.test == (0, 1, 3)
+
+
+def test_a_site_trains_and_tests_as_published(tree, open_layout, tmp_path):
+    source = open_layout("fundus-dofe", tree() / "Domain2", classes=3, channels=3)
+    run = RunConfig(cache_dir=str(tmp_path / "cache"))
+    site = Site(source.spec, source.task, run, tmp_path / "state")
+    names = [c.name for c in site.prepared.cases]
+    assert [names[i] for i in site.split.test] == ["G-1-L", "G-1-R", "N-4-L"]
+    assert len(site.split.train) == 1
+    assert len(site.split.val) == 1  # of two subjects that are left
+
+
+def test_a_task_without_a_class_for_the_cup_is_told_so(tree, open_layout):
+    source = open_layout("fundus-dofe", tree() / "Domain2", channels=3)
+    with pytest.raises(
+        DataError, match=r"G-1-L\.png: the layout 'fundus-dofe' reads .* 0\.\.2 from"
+    ):
+        source.read(0)
 
 
 def test_the_domain_is_found_from_the_folder_above_fundus_too(tree, open_layout):

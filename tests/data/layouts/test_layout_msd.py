@@ -92,3 +92,25 @@ def test_a_wrong_tree_or_list_is_refused(tree, open_layout):
     (tree / "dataset.json").write_text(json.dumps({**table, "training": ["a.nii.gz"]}))
     with pytest.raises(DataError, match=r"dataset\.json does not list training images and labels"):
         open_layout("msd", tree, mode="3d", classes=3)
+
+
+def test_the_real_hippocampus_reads_as_its_archive_lists_it(real_data, tmp_path, open_layout):
+    folder = real_data / "hippocampus_msd" / "vanderbilt"
+    names = sorted(path.name for path in (folder / "images").iterdir())[:3]
+    for part, own in (("imagesTr", "images"), ("labelsTr", "labels")):
+        (tmp_path / part).symlink_to(folder / own)
+    table = {
+        "labels": {"0": "background", "1": "Anterior", "2": "Posterior"},
+        "numTraining": 3,
+        "training": [{"image": f"./imagesTr/{n}", "label": f"./labelsTr/{n}"} for n in names],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(table))
+    source = open_layout("msd", tmp_path, mode="3d", classes=3)
+    ours = open_layout("folders", folder, mode="3d", classes=3)
+    position = {case.name: index for index, case in enumerate(ours.cases)}
+    for index, case in enumerate(source.cases):
+        read, expected = source.read(index), ours.read(position[case.name])
+        np.testing.assert_array_equal(read.image, expected.image)
+        np.testing.assert_array_equal(read.label, expected.label)
+        assert read.spacing == expected.spacing
+        assert set(np.unique(read.label)) == {0, 1, 2}

@@ -54,3 +54,10 @@ def test_a_contour_without_its_picture_and_a_wrong_tree_are_refused(tree, open_l
         open_layout("scd", root, channels=3)
     with pytest.raises(DataError, match=r"no scd tree; expected pictures \*_orig\.jpg"):
         open_layout("scd", root / "__MACOSX", channels=3)
+
+
+def test_a_dead_link_is_refused(tree, open_layout):
+    root = tree(f"{FIRST}/dermis/D1")
+    (root / "D2_orig.jpg").symlink_to(root / "gone.jpg")
+    with pytest.raises(DataError, match=r"D2_orig\.jpg is a link that leads nowhere"):
+        open_layout("scd", root, channels=3)
