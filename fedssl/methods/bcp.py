@@ -28,21 +28,13 @@ from fedssl.functional.denoising import largest_component
 from fedssl.functional.labels import foreground_probabilities, foreground_targets, repair_nesting
 from fedssl.functional.losses import masked_pixel_loss, masked_soft_dice, supervised_loss
 from fedssl.functional.mixing import fixed_box, paste
-from fedssl.methods.base import LocalObjective, LocalSetup, Method, TrainingData
+from fedssl.methods.base import Method
 from fedssl.methods.fedavg import no_payload
-from fedssl.methods.ssl_rule import JointStep, SemiSupervisedConfig, WarmupRule, check_warmup
-from fedssl.methods.teacher import Teacher, TeacherConfig
+from fedssl.methods.ssl_rule import SemiSupervisedConfig, WarmupRule, check_warmup
+from fedssl.methods.teacher import StudentTeacher, TeacherConfig
 from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts
-from fedssl.types import (
-    Arrays,
-    Download,
-    LabeledBatch,
-    Losses,
-    Output,
-    Term,
-    UnlabeledBatch,
-)
+from fedssl.types import LabeledBatch, Losses, Output, Term, UnlabeledBatch
 
 __all__ = ["METHOD", "CopyPaste", "CopyPasteConfig", "region_loss"]
 
@@ -70,39 +62,33 @@ def region_loss(logits: Tensor, target: Tensor, region: Tensor, output: Output) 
     return (numerator / denominator.clamp_min(1) + dice) / 2
 
 
-class CopyPaste(LocalObjective):
+class CopyPaste(StudentTeacher):
     """All three roles: what is pasted into what depends on what the site has."""
 
-    def __init__(self, setup: LocalSetup) -> None:
-        self.setup = setup
-        assert isinstance(setup.config, CopyPasteConfig)
-        self._config = setup.config
-        self._step = JointStep(setup)
-        self._teacher = Teacher(setup, setup.config)
-
-    @override
-    def begin(self, download: Download, data: TrainingData) -> None:
-        self._step.begin(download)
-        if self._step.joint and data.unlabeled:
-            self._teacher.begin()
+    @property
+    def _config(self) -> CopyPasteConfig:
+        assert isinstance(self.setup.config, CopyPasteConfig)
+        return self.setup.config
 
     @override
     def training_step(
         self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None
     ) -> Losses:
-        if labeled is None or unlabeled is None or not self._step.joint:
-            return self._step.losses(labeled, unlabeled, self._unlabeled_pairs, self._pairs)
+        if labeled is None or unlabeled is None or not self.step.joint:
+            return self.step.losses(labeled, unlabeled, self.terms, self.supervised)
         supervised, term = self._both_ways(labeled, unlabeled)
-        return self._step.losses(labeled, unlabeled, lambda _: [term], lambda _: supervised)
+        return self.step.losses(labeled, unlabeled, lambda _: [term], lambda _: supervised)
 
-    def _pairs(self, batch: LabeledBatch) -> Tensor:
+    @override
+    def supervised(self, batch: LabeledBatch) -> Tensor:
         """Return the supervised loss on images with a box of the next labeled image."""
         box = self._box(batch.image)
         image = paste(box, batch.image.roll(1, 0), batch.image)
         label = paste(box[:, 0], batch.label.roll(1, 0), batch.label)
         return supervised_loss(self.setup.model(image).logits, label, self.setup.task.output)
 
-    def _unlabeled_pairs(self, batch: UnlabeledBatch) -> Sequence[Term]:
+    @override
+    def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
         """Return the loss on images with a box of the next one, with the teacher's labels."""
         output, image = self.setup.task.output, batch.views["weak"].image
         label, box = self._labels(image), self._box(image)
@@ -132,7 +118,7 @@ class CopyPaste(LocalObjective):
             "copy-paste",
             loss,
             torch.ones_like(loss),
-            scale=self._step.scale,
+            scale=self.step.scale,
             image=image,
             pseudo_mask=label,
             student_prob=foreground_probabilities(logits.float(), self.setup.task.output),
@@ -144,22 +130,13 @@ class CopyPaste(LocalObjective):
 
     def _labels(self, image: Tensor) -> Tensor:
         """Return the teacher's labels [B, F, *S] of weak views."""
-        label = hard_label(self._teacher.predict(image), self.setup.task.output)
+        label = hard_label(self.teacher.predict(image), self.setup.task.output)
         if not self._config.largest_component:
             return label
         masks = [[largest_component(m) for m in sample] for sample in label.cpu().numpy()]
         kept = torch.from_numpy(np.array(masks)).to(label)
         nested = self.setup.task.output == Output.NESTED
         return repair_nesting(kept).mask if nested else kept
-
-    @override
-    def after_step(self) -> None:
-        self._teacher.follow()
-
-    @override
-    def knowledge(self) -> Arrays:
-        self._teacher.keep()
-        return {}
 
 
 METHOD = Method(

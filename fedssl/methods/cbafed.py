@@ -21,15 +21,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedssl.config import RunConfig
-from fedssl.data.sizes import parse_size
 from fedssl.functional.averaging import blend, cpu_copy, weighted_average
 from fedssl.functional.balancing import select_balanced
 from fedssl.functional.consistency import per_class, probabilities
 from fedssl.functional.labels import foreground_targets
-from fedssl.inference import predict_case
 from fedssl.methods.base import (
     ArraySpec,
-    LocalObjective,
     LocalSetup,
     Method,
     Payload,
@@ -37,21 +34,15 @@ from fedssl.methods.base import (
     TrainingData,
     as_exclusive,
 )
-from fedssl.methods.ssl_rule import (
-    JointStep,
-    PhasedRule,
-    SemiSupervisedConfig,
-    check_warmup,
-    sample_weights,
-)
+from fedssl.methods.joint import JointObjective, JointStep
+from fedssl.methods.ssl_rule import PhasedRule, SemiSupervisedConfig, check_warmup
 from fedssl.methods.terms import pseudo_label_term
+from fedssl.methods.whole_case import predict_whole
 from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts
 from fedssl.types import (
     Arrays,
     Download,
-    LabeledBatch,
-    Losses,
     Role,
     Stage,
     Task,
@@ -77,23 +68,23 @@ class BalancedConfig(SemiSupervisedConfig):
     residual: int = Field(5, ge=0, description="rounds between averages with the past; 0 never")
 
 
-class BalancedLabels(LocalObjective):
+class BalancedLabels(JointObjective):
     """All three roles: masks where there are any, selected labels where there are none."""
 
     def __init__(self, setup: LocalSetup) -> None:
         self.setup = setup
         assert isinstance(setup.config, BalancedConfig)
         self._config = setup.config
-        self._step = JointStep(setup)
+        self.step = JointStep(setup)
         self._histogram = torch.zeros(setup.task.num_classes, dtype=torch.float64)
         self._stats: dict[str, float] = {}
 
     @override
     def begin(self, download: Download, data: TrainingData) -> None:
-        self._step.begin(download)
+        self.step.begin(download)
         for case in data.labeled:
             self._count(data.label(case))
-        if self._step.joint and data.unlabeled:
+        if self.step.joint and data.unlabeled:
             self._label(data, download.knowledge["class_share"])
 
     def _count(self, label: Tensor) -> None:
@@ -125,24 +116,13 @@ class BalancedLabels(LocalObjective):
         """Return the received model's probabilities [K, *S] of a case, in eval mode."""
         setup = self.setup
         setup.model.eval()
-        (prob,) = predict_case(
-            lambda x: [probabilities(setup.model(x).logits, setup.task.output)],
-            image,
-            setup.task,
-            patch=parse_size(setup.run.patch_size, setup.task, "patch-size"),
-            stride=setup.model.stride,
-            overlap=setup.run.evaluate.overlap,
-            batch_size=setup.run.batch_size,
+        (prob,) = predict_whole(
+            setup, lambda x: [probabilities(setup.model(x).logits, setup.task.output)], image
         )
         return prob
 
     @override
-    def training_step(
-        self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None
-    ) -> Losses:
-        return self._step.losses(labeled, unlabeled, self._terms)
-
-    def _terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
+    def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
         pseudo, trust = batch.stored["pseudo"], batch.stored["trust"]
         if not bool(trust.any()):
             return []
@@ -154,7 +134,7 @@ class BalancedLabels(LocalObjective):
                 trust,
                 image=batch.views["weak"].image,
                 output=self.setup.task.output,
-                scale=self._step.scale,
+                scale=self.step.scale,
             )
         ]
 
@@ -192,9 +172,7 @@ class BalancedRule(PhasedRule):
         self, round_: int, stage: Stage, weights: Arrays, uploads: Sequence[Upload]
     ) -> Arrays:
         self._counts |= {u.site: u.knowledge["class_count"] for u in uploads}
-        alpha = self._config.unlabeled_weight * self.phases.grown(round_)
-        shares = sample_weights(uploads, alpha, by_trusted=self._config.weight_by_trusted)
-        merged = weighted_average([u.weights for u in uploads], shares)
+        merged = weighted_average([u.weights for u in uploads], self.shares(round_, uploads))
         return self._with_past(round_, weights, merged)
 
     def _with_past(self, round_: int, before: Arrays, merged: Arrays) -> Arrays:

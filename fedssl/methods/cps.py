@@ -21,14 +21,15 @@ from typing_extensions import override
 from fedssl.config import RunConfig
 from fedssl.functional.consistency import hard_label, probabilities
 from fedssl.functional.losses import supervised_loss
-from fedssl.methods.base import LocalObjective, LocalSetup, Method, TrainingData
+from fedssl.methods.base import LocalSetup, Method
 from fedssl.methods.fedavg import no_payload
-from fedssl.methods.ssl_rule import JointStep, SemiSupervisedConfig, WarmupRule, check_warmup
+from fedssl.methods.joint import JointObjective
+from fedssl.methods.ssl_rule import SemiSupervisedConfig, WarmupRule, check_warmup
 from fedssl.methods.terms import pseudo_label_term
 from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts
 from fedssl.models.two_networks import TwoNetworks
-from fedssl.types import Download, LabeledBatch, Losses, Task, Term, UnlabeledBatch
+from fedssl.types import LabeledBatch, Task, Term, UnlabeledBatch
 
 __all__ = ["METHOD", "CrossConfig", "CrossSupervision", "build_two", "supervise_both"]
 
@@ -49,26 +50,15 @@ def supervise_both(setup: LocalSetup, batch: LabeledBatch) -> Tensor:
     return torch.stack(losses).sum()
 
 
-class CrossSupervision(LocalObjective):
+class CrossSupervision(JointObjective):
     """All three roles: masks for both networks, and each other's labels without masks."""
 
-    def __init__(self, setup: LocalSetup) -> None:
-        self.setup = setup
-        self._step = JointStep(setup)
+    @override
+    def supervised(self, batch: LabeledBatch) -> Tensor:
+        return supervise_both(self.setup, batch)
 
     @override
-    def begin(self, download: Download, data: TrainingData) -> None:
-        self._step.begin(download)
-
-    @override
-    def training_step(
-        self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None
-    ) -> Losses:
-        return self._step.losses(
-            labeled, unlabeled, self._terms, lambda batch: supervise_both(self.setup, batch)
-        )
-
-    def _terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
+    def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
         output, image = self.setup.task.output, batch.views["weak"].image
         logits = cast("TwoNetworks", self.setup.model).both(image)
         labels = [hard_label(probabilities(z.detach(), output), output) for z in logits]
@@ -80,7 +70,7 @@ class CrossSupervision(LocalObjective):
                 torch.ones_like(labels[1 - student]),
                 image=image,
                 output=output,
-                scale=self._step.scale,
+                scale=self.step.scale,
             )
             for student in (0, 1)
         ]

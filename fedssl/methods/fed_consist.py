@@ -14,7 +14,7 @@ class the most probable one is taken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -25,36 +25,14 @@ from fedssl.data.augment_ops import gain_channels, offset_channels
 from fedssl.functional.averaging import weighted_average
 from fedssl.functional.consistency import confidence, hard_label, per_class
 from fedssl.functional.losses import supervised_loss
-from fedssl.methods.base import (
-    LocalObjective,
-    LocalSetup,
-    Method,
-    ServerSetup,
-    TrainingData,
-)
+from fedssl.methods.base import Method
 from fedssl.methods.fedavg import no_payload
-from fedssl.methods.ssl_rule import (
-    JointStep,
-    PhasedRule,
-    SemiSupervisedConfig,
-    check_warmup,
-    sample_weights,
-)
-from fedssl.methods.teacher import Teacher, TeacherConfig, TeacherKind
+from fedssl.methods.ssl_rule import PhasedRule, SemiSupervisedConfig, check_warmup, sample_weights
+from fedssl.methods.teacher import StudentTeacher, TeacherConfig, TeacherKind
 from fedssl.methods.terms import dice_term
 from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts
-from fedssl.types import (
-    Arrays,
-    Download,
-    LabeledBatch,
-    Losses,
-    Role,
-    Stage,
-    Term,
-    UnlabeledBatch,
-    Upload,
-)
+from fedssl.types import Arrays, LabeledBatch, Role, Stage, Term, UnlabeledBatch, Upload
 
 __all__ = ["METHOD", "FedConsist", "FedConsistConfig", "FedConsistRule"]
 
@@ -71,77 +49,45 @@ class FedConsistConfig(SemiSupervisedConfig, TeacherConfig):
     )
 
 
-class FedConsist(LocalObjective):
+class FedConsist(StudentTeacher):
     """All three roles: Dice with masks, or with the label of the unchanged image."""
 
-    def __init__(self, setup: LocalSetup) -> None:
-        self.setup = setup
-        assert isinstance(setup.config, FedConsistConfig)
-        self._config = setup.config
-        self._step = JointStep(setup)
-        self._teacher = Teacher(setup, setup.config)
-
     @override
-    def begin(self, download: Download, data: TrainingData) -> None:
-        self._step.begin(download)
-        if self._step.joint and data.unlabeled:
-            self._teacher.begin()
-
-    @override
-    def training_step(
-        self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None
-    ) -> Losses:
-        return self._step.losses(labeled, unlabeled, self._terms, self._dice)
-
-    def _dice(self, batch: LabeledBatch) -> Tensor:
+    def supervised(self, batch: LabeledBatch) -> Tensor:
         logits = self.setup.model(batch.image).logits
         return supervised_loss(logits, batch.label, self.setup.task.output, ce_weight=0.0)
 
-    def _terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
+    @override
+    def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
+        config = self.setup.config
+        assert isinstance(config, FedConsistConfig)
         output, image = self.setup.task.output, batch.views["weak"].image
-        prob = self._teacher.predict(image)
+        prob = self.teacher.predict(image)
         label = hard_label(prob, output)
-        trust = per_class(confidence(prob, output) > self._config.threshold, label.shape[1])
-        if not self._step.trust(trust):
+        trust = per_class(confidence(prob, output) > config.threshold, label.shape[1])
+        if not self.step.trust(trust):
             return []
-        logits = self.setup.model(self._perturbed(batch)).logits
-        scale = self._step.scale
+        strong = config.perturbation == "strong"
+        seen = batch.views["strong"].image if strong else self._perturbed(image)
+        logits = self.setup.model(seen).logits
+        scale = self.step.scale
         return [dice_term("dice", logits, label, trust, image=image, output=output, scale=scale)]
 
-    def _perturbed(self, batch: UnlabeledBatch) -> Tensor:
-        if self._config.perturbation == "strong":
-            return batch.views["strong"].image
+    def _perturbed(self, image: Tensor) -> Tensor:
         augment, rng = self.setup.run.augment, self.setup.rng.torch
-        image = gain_channels(batch.views["weak"].image, augment.gain, 1.0, rng)
-        return offset_channels(image, augment.offset, 1.0, rng)
-
-    @override
-    def after_step(self) -> None:
-        self._teacher.follow()
-
-    @override
-    def knowledge(self) -> Arrays:
-        self._teacher.keep()
-        return {}
-
-    @override
-    def metrics(self) -> Mapping[str, float]:
-        return self._step.metrics()
+        return offset_channels(
+            gain_channels(image, augment.gain, 1.0, rng), augment.offset, 1.0, rng
+        )
 
 
 class FedConsistRule(PhasedRule):
     """Adds the sites' weighted changes; a weight below 1 shortens the step."""
 
-    def __init__(self, setup: ServerSetup) -> None:
-        self.setup = setup
-        assert isinstance(setup.config, FedConsistConfig)
-        self._config = setup.config
-
     @override
     def merge(
         self, round_: int, stage: Stage, weights: Arrays, uploads: Sequence[Upload]
     ) -> Arrays:
-        steps = [self.setup.run.local_steps - u.metrics.get("steps_skipped", 0.0) for u in uploads]
+        steps = [self._steps(u) for u in uploads]
         shares = [self._importance(round_, u) * n for u, n in zip(uploads, steps, strict=True)]
         total = sum(steps)
         if total <= 0:
@@ -152,13 +98,16 @@ class FedConsistRule(PhasedRule):
             [*(u.weights for u in uploads), old], [*shares, max(0.0, total - sum(shares))]
         )
 
+    def _steps(self, upload: Upload) -> float:
+        whole = self.setup.run.local_steps
+        return whole - min(max(upload.metrics.get("steps_skipped", 0.0), 0.0), whole)
+
     def _importance(self, round_: int, upload: Upload) -> float:
         if upload.role != Role.UNLABELED:
             return 1.0
-        alpha = self._config.unlabeled_weight * self.phases.grown(round_)
-        by_trusted = self._config.weight_by_trusted
+        by_trusted = self.common.weight_by_trusted
         (share,) = sample_weights([upload], 1.0, by_trusted=by_trusted, uniform=True)
-        return min(1.0, alpha) * share
+        return min(1.0, self.alpha(round_)) * share
 
 
 METHOD = Method(

@@ -14,7 +14,7 @@ a share of ln K; ramp and weighting by alpha are `ssl_rule`'s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -35,7 +35,6 @@ from fedssl.functional.losses import supervised_loss
 from fedssl.functional.relation import class_relations, mean_relation, relation_distance
 from fedssl.methods.base import (
     ArraySpec,
-    LocalObjective,
     LocalSetup,
     Method,
     Payload,
@@ -43,9 +42,10 @@ from fedssl.methods.base import (
     TrainingData,
     as_exclusive,
 )
+from fedssl.methods.joint import JointStep
 from fedssl.methods.mean_teacher import MeanTeacherConfig
-from fedssl.methods.ssl_rule import JointStep, PhasedRule, check_warmup, sample_weights
-from fedssl.methods.teacher import Teacher, noisy
+from fedssl.methods.ssl_rule import PhasedRule, check_warmup
+from fedssl.methods.teacher import StudentTeacher, Teacher, noisy
 from fedssl.methods.terms import consistency_term
 from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts
@@ -54,7 +54,6 @@ from fedssl.types import (
     Arrays,
     Download,
     LabeledBatch,
-    Losses,
     Role,
     Stage,
     Task,
@@ -80,36 +79,29 @@ class RelationConfig(MeanTeacherConfig):
     average: Literal["uniform", "samples"] = Field("uniform", description="weights of the sites")
 
 
-class RelationMatching(LocalObjective):
+class RelationMatching(StudentTeacher):
     """All three roles: relations are found with masks, and matched without."""
 
     def __init__(self, setup: LocalSetup) -> None:
         self.setup = setup
         assert isinstance(setup.config, RelationConfig)
         self._config = setup.config
-        self._step = JointStep(setup)
-        self._teacher = Teacher(setup, setup.config)
+        self.step = JointStep(setup)
+        self.teacher = Teacher(setup, setup.config)
         classes = setup.task.num_classes
         self._sums = torch.zeros(classes, classes, device=setup.device)
         self._counts = torch.zeros(classes, device=setup.device)
         self._received: tuple[Tensor, Tensor] | None = None
 
     @override
-    def begin(self, download: Download, data: TrainingData) -> None:
-        self._step.begin(download)
-        if self._step.joint and data.unlabeled:
-            self._teacher.begin()
+    def prepare(self, download: Download, data: TrainingData) -> None:
+        self.teacher.begin()
         found = download.knowledge
         if "relation" in found:
             self._received = (found["relation"], found["relation_valid"])
 
     @override
-    def training_step(
-        self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None
-    ) -> Losses:
-        return self._step.losses(labeled, unlabeled, self._terms, self._supervised)
-
-    def _supervised(self, batch: LabeledBatch) -> Tensor:
+    def supervised(self, batch: LabeledBatch) -> Tensor:
         logits = self.setup.model(batch.image).logits
         temperature = self._config.relation_temperature
         rows, present = class_relations(logits.detach(), batch.label, temperature=temperature)
@@ -117,12 +109,13 @@ class RelationMatching(LocalObjective):
         self._counts += present.sum(0)
         return supervised_loss(logits, batch.label, self.setup.task.output)
 
-    def _terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
+    @override
+    def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
         config, output = self._config, self.setup.task.output
         weak = batch.views["weak"].image
-        target = self._teacher.predict(noisy(weak, config.noise))
+        target = self.teacher.predict(noisy(weak, config.noise))
         logits = self.setup.model(batch.views[config.view].image).logits
-        scale = self._step.scale
+        scale = self.step.scale
         terms = [
             consistency_term("consistency", logits, target, image=weak, output=output, scale=scale)
         ]
@@ -133,7 +126,7 @@ class RelationMatching(LocalObjective):
     def _relation_term(self, logits: Tensor, image: Tensor, scale: float) -> Term:
         config, output = self._config, self.setup.task.output
         assert self._received is not None
-        mean = self._teacher.mean_of_passes(image, config.passes, noise=0.0)
+        mean = self.teacher.mean_of_passes(image, config.passes, noise=0.0)
         keep = relative_entropy(mean, output) < config.max_entropy
         keep = keep & (confidence(mean, output) >= config.min_confidence)
         found = class_relations(
@@ -151,20 +144,12 @@ class RelationMatching(LocalObjective):
         )
 
     @override
-    def after_step(self) -> None:
-        self._teacher.follow()
-
-    @override
     def knowledge(self) -> Arrays:
-        self._teacher.keep()
+        self.teacher.keep()
         if self.setup.role == Role.UNLABELED:
             return {}
         mean = self._sums / self._counts.clamp_min(1)[:, None]
         return {"relation": mean, "relation_valid": self._counts > 0}
-
-    @override
-    def metrics(self) -> Mapping[str, float]:
-        return self._step.metrics()
 
 
 class RelationRule(PhasedRule):
@@ -191,13 +176,7 @@ class RelationRule(PhasedRule):
             torch.stack([k["relation_valid"] for k in found]),
         )
         self._relation = {"relation": mean, "relation_valid": known}
-        alpha = self._config.unlabeled_weight * self.phases.grown(round_)
-        shares = sample_weights(
-            uploads,
-            alpha,
-            by_trusted=self._config.weight_by_trusted,
-            uniform=self._config.average == "uniform",
-        )
+        shares = self.shares(round_, uploads, uniform=self._config.average == "uniform")
         return weighted_average([u.weights for u in uploads], shares)
 
     @override

@@ -22,36 +22,23 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from fedssl.data.sizes import parse_size
 from fedssl.functional.averaging import weighted_average
 from fedssl.functional.consensus import loss_weights
 from fedssl.functional.consistency import hard_label, probabilities
 from fedssl.functional.metrics import dice
-from fedssl.inference import predict_case
-from fedssl.methods.base import (
-    LocalObjective,
-    LocalSetup,
-    Method,
-    ServerSetup,
-    TrainingData,
-)
+from fedssl.methods.base import LocalSetup, Method, ServerSetup, TrainingData
 from fedssl.methods.cps import build_two, supervise_both
 from fedssl.methods.fedavg import no_payload
-from fedssl.methods.ssl_rule import (
-    JointStep,
-    PhasedRule,
-    SemiSupervisedConfig,
-    check_warmup,
-    sample_weights,
-)
+from fedssl.methods.joint import JointObjective, JointStep
+from fedssl.methods.ssl_rule import PhasedRule, SemiSupervisedConfig, check_warmup, sample_weights
 from fedssl.methods.terms import pseudo_label_term
+from fedssl.methods.whole_case import predict_whole
 from fedssl.models.parts import shared_parts
 from fedssl.models.two_networks import TwoNetworks
 from fedssl.types import (
     Arrays,
     Download,
     LabeledBatch,
-    Losses,
     Role,
     Stage,
     Term,
@@ -73,21 +60,18 @@ class MixConfig(SemiSupervisedConfig):
     loss_power: float = Field(1.5, ge=0, description="exponent of the losses")
 
 
-class CrossLabels(LocalObjective):
+class CrossLabels(JointObjective):
     """All three roles: masks for both networks, and each other's labels where they agree."""
 
     def __init__(self, setup: LocalSetup) -> None:
         self.setup = setup
         assert isinstance(setup.config, MixConfig)
         self._config = setup.config
-        self._step = JointStep(setup)
+        self.step = JointStep(setup)
         self._stats: dict[str, float] = {}
 
     @override
-    def begin(self, download: Download, data: TrainingData) -> None:
-        self._step.begin(download)
-        if not self._step.joint or not data.unlabeled:
-            return
+    def prepare(self, download: Download, data: TrainingData) -> None:
         kept = []
         for case in data.unlabeled:
             first, second = self._labels(data.image(case))
@@ -106,26 +90,17 @@ class CrossLabels(LocalObjective):
         setup, output = self.setup, self.setup.task.output
         networks = cast("TwoNetworks", setup.model)
         networks.eval()
-        probs = predict_case(
-            lambda x: [probabilities(z, output) for z in networks.both(x)],
-            image,
-            setup.task,
-            patch=parse_size(setup.run.patch_size, setup.task, "patch-size"),
-            stride=networks.stride,
-            overlap=setup.run.evaluate.overlap,
-            batch_size=setup.run.batch_size,
+        probs = predict_whole(
+            setup, lambda x: [probabilities(z, output) for z in networks.both(x)], image
         )
         return [hard_label(p[None], output)[0].cpu() for p in probs]
 
     @override
-    def training_step(
-        self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None
-    ) -> Losses:
-        return self._step.losses(
-            labeled, unlabeled, self._terms, lambda batch: supervise_both(self.setup, batch)
-        )
+    def supervised(self, batch: LabeledBatch) -> Tensor:
+        return supervise_both(self.setup, batch)
 
-    def _terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
+    @override
+    def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
         image = batch.views["weak"].image
         logits = cast("TwoNetworks", self.setup.model).both(image)
         labels = (batch.stored["other"], batch.stored["pseudo"])
@@ -137,7 +112,7 @@ class CrossLabels(LocalObjective):
                 torch.ones_like(label),
                 image=image,
                 output=self.setup.task.output,
-                scale=self._step.scale,
+                scale=self.step.scale,
                 dice_weight=1.0,
             )
             for index, (z, label) in enumerate(zip(logits, labels, strict=True), 1)
@@ -162,9 +137,9 @@ class MixRule(PhasedRule):
     ) -> Arrays:
         config = self._config
         counts = sample_weights(uploads, 1.0, by_trusted=config.weight_by_trusted)
-        losses = [u.metrics.get("loss", 0.0) for u in uploads]
+        losses = [max(u.metrics.get("loss", 0.0), 0.0) for u in uploads]
         shares = loss_weights(counts, losses, beta=config.loss_share, gamma=config.loss_power)
-        alpha = config.unlabeled_weight * self.phases.grown(round_)
+        alpha = self.alpha(round_)
         factors = [alpha if u.role == Role.UNLABELED else 1.0 for u in uploads]
         return weighted_average(
             [u.weights for u in uploads], [f * s for f, s in zip(factors, shares, strict=True)]

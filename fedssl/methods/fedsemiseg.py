@@ -16,7 +16,7 @@ bank are smoothed over rounds with 0.9.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
@@ -30,20 +30,14 @@ from fedssl.functional.contrast import foreground_contrast, masked_means, protot
 from fedssl.functional.losses import supervised_loss
 from fedssl.methods.base import (
     ArraySpec,
-    LocalObjective,
     LocalSetup,
     Method,
     Payload,
     ServerSetup,
     TrainingData,
 )
-from fedssl.methods.ssl_rule import (
-    JointStep,
-    PhasedRule,
-    SemiSupervisedConfig,
-    check_warmup,
-    sample_weights,
-)
+from fedssl.methods.joint import JointObjective, JointStep
+from fedssl.methods.ssl_rule import PhasedRule, SemiSupervisedConfig, check_warmup
 from fedssl.methods.teacher import evaluating
 from fedssl.methods.terms import pseudo_label_term
 from fedssl.models import SegmentationModel, build_unet
@@ -52,7 +46,6 @@ from fedssl.types import (
     Arrays,
     Download,
     LabeledBatch,
-    Losses,
     Role,
     SegOutput,
     Stage,
@@ -80,14 +73,14 @@ class AgreementConfig(SemiSupervisedConfig):
     bank_rounds: int = Field(5, ge=1, description="rounds whose prototypes are kept")
 
 
-class AgreedLabels(LocalObjective):
+class AgreedLabels(JointObjective):
     """All three roles: masks, or labels that two models agree on; prototypes of both."""
 
     def __init__(self, setup: LocalSetup) -> None:
         self.setup = setup
         assert isinstance(setup.config, AgreementConfig)
         self._config = setup.config
-        self._step = JointStep(setup)
+        self.step = JointStep(setup)
         self._auxiliary: SegmentationModel | None = None
         self._bank: Tensor | None = None
         width = setup.model.feature_channels
@@ -95,10 +88,7 @@ class AgreedLabels(LocalObjective):
         self._images = torch.zeros(2, device=setup.device)
 
     @override
-    def begin(self, download: Download, data: TrainingData) -> None:
-        self._step.begin(download)
-        if not self._step.joint or not data.unlabeled:
-            return
+    def prepare(self, download: Download, data: TrainingData) -> None:
         self._auxiliary = copy.deepcopy(self.setup.model).requires_grad_(False).eval()
         mixture = {
             name.removeprefix("auxiliary/"): value
@@ -110,20 +100,16 @@ class AgreedLabels(LocalObjective):
         self._bank = download.knowledge.get("bank")
 
     @override
-    def training_step(
-        self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None
-    ) -> Losses:
-        return self._step.losses(labeled, unlabeled, self._terms, self._supervised)
-
-    def _supervised(self, batch: LabeledBatch) -> Tensor:
+    def supervised(self, batch: LabeledBatch) -> Tensor:
         out = self.setup.model(batch.image)
         self._count(out, batch.label > 0)
         return supervised_loss(out.logits, batch.label, self.setup.task.output)
 
-    def _terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
+    @override
+    def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
         output, weak = self.setup.task.output, batch.views["weak"].image
         label, agreed = self._agreement(weak)
-        if not self._step.trust(agreed):
+        if not self.step.trust(agreed):
             return []
         out = self.setup.model(batch.views["strong"].image)
         found = ((label != 0) & agreed).any(1)
@@ -137,7 +123,7 @@ class AgreedLabels(LocalObjective):
                 agreed,
                 image=weak,
                 output=output,
-                scale=self._step.scale,
+                scale=self.step.scale,
             )
         ]
         if self._config.contrast > 0 and self._bank is not None:
@@ -164,7 +150,7 @@ class AgreedLabels(LocalObjective):
             "contrast",
             loss,
             counts,
-            scale=self._config.contrast * self._step.scale,
+            scale=self._config.contrast * self.step.scale,
             image=image,
             pseudo_mask=label,
             student_prob=foreground(probabilities(out.logits, output), output),
@@ -180,10 +166,6 @@ class AgreedLabels(LocalObjective):
     @override
     def knowledge(self) -> Arrays:
         return {"prototype": self._sums / self._images.clamp_min(1)[:, None]}
-
-    @override
-    def metrics(self) -> Mapping[str, float]:
-        return self._step.metrics()
 
 
 class AgreementRule(PhasedRule):
@@ -223,9 +205,7 @@ class AgreementRule(PhasedRule):
         self._models = {u.site: u.weights for u in labeled}
         self._bank.append(torch.stack([self._prototypes[u.site] for u in labeled]))
         self._bank = self._bank[-self._config.bank_rounds :]
-        alpha = self._config.unlabeled_weight * self.phases.grown(round_)
-        shares = sample_weights(uploads, alpha, by_trusted=self._config.weight_by_trusted)
-        return weighted_average([u.weights for u in uploads], shares)
+        return weighted_average([u.weights for u in uploads], self.shares(round_, uploads))
 
     @override
     def state(self) -> Arrays:

@@ -28,12 +28,13 @@ from fedssl.functional.consistency import (
     probabilities,
 )
 from fedssl.functional.losses import supervised_loss
-from fedssl.methods.base import LocalObjective, LocalSetup, Method, TrainingData
+from fedssl.methods.base import LocalSetup, Method
 from fedssl.methods.fedavg import no_payload
-from fedssl.methods.ssl_rule import JointStep, SemiSupervisedConfig, WarmupRule, check_warmup
+from fedssl.methods.joint import JointObjective, JointStep
+from fedssl.methods.ssl_rule import SemiSupervisedConfig, WarmupRule, check_warmup
 from fedssl.models.multi_decoder import MultiDecoderModel, two_decoder_unet
 from fedssl.models.parts import shared_parts
-from fedssl.types import Download, LabeledBatch, Losses, Task, Term, UnlabeledBatch
+from fedssl.types import LabeledBatch, Losses, Task, Term, UnlabeledBatch
 
 __all__ = ["METHOD", "MutualConsistency", "MutualConsistencyConfig"]
 
@@ -66,18 +67,14 @@ def build_decoders(run: RunConfig, task: Task) -> MultiDecoderModel:
     )
 
 
-class MutualConsistency(LocalObjective):
+class MutualConsistency(JointObjective):
     """All three roles: masks for every decoder, and agreement between them."""
 
     def __init__(self, setup: LocalSetup) -> None:
         self.setup = setup
         assert isinstance(setup.config, MutualConsistencyConfig)
         self._config = setup.config
-        self._step = JointStep(setup)
-
-    @override
-    def begin(self, download: Download, data: TrainingData) -> None:
-        self._step.begin(download)
+        self.step = JointStep(setup)
 
     @override
     def training_step(
@@ -87,15 +84,16 @@ class MutualConsistency(LocalObjective):
 
         def supervised(batch: LabeledBatch) -> Tensor:
             logits = self._decoded(batch.image)
-            if self._step.joint and self._config.scope == "all":
+            if self.step.joint and self._config.scope == "all":
                 agreement.append(self._term("agreement-labeled", logits, batch.image))
             losses = [supervised_loss(z, batch.label, self.setup.task.output) for z in logits]
             return 0.5 * torch.stack(losses).sum()
 
-        losses = self._step.losses(labeled, unlabeled, self._terms, supervised)
+        losses = self.step.losses(labeled, unlabeled, self.terms, supervised)
         return Losses(losses.supervised, [*agreement, *losses.unsupervised])
 
-    def _terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
+    @override
+    def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
         image = batch.views["weak"].image
         return [self._term("agreement", self._decoded(image), image)]
 
@@ -111,7 +109,7 @@ class MutualConsistency(LocalObjective):
             name,
             loss,
             torch.ones_like(loss),
-            scale=self._step.scale,
+            scale=self.step.scale,
             image=image,
             pseudo_mask=hard_label(mean.detach(), output),
             student_prob=foreground(mean, output),

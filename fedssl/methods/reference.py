@@ -36,11 +36,12 @@ from fedssl.methods.base import (
     TrainingData,
     as_exclusive,
 )
+from fedssl.methods.joint import JointStep
 from fedssl.methods.reference_bank import bank_size, collect, pack_bank, payload
 from fedssl.methods.reference_labels import CachedLabels, pool_proposal, stored_proposal, surer
 from fedssl.methods.reference_sources import build_bank
 from fedssl.methods.retrieval import Proposal, RetrievalConfig
-from fedssl.methods.ssl_rule import JointStep, SemiSupervisedConfig, WarmupRule, check_warmup
+from fedssl.methods.ssl_rule import SemiSupervisedConfig, WarmupRule, check_warmup
 from fedssl.methods.terms import pseudo_label_term
 from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts

@@ -23,11 +23,10 @@ from pydantic import Field
 from torch import Tensor
 
 from fedssl.config import MethodConfig, ModelConfig
-from fedssl.data.sizes import parse_size
 from fedssl.functional import denoising as dn
 from fedssl.functional.labels import foreground_targets
-from fedssl.inference import predict_case
 from fedssl.methods.base import LocalSetup, TrainingData
+from fedssl.methods.whole_case import predict_whole
 from fedssl.models import SegmentationModel
 from fedssl.models.parts import stochastic
 from fedssl.types import Arrays, Output
@@ -225,15 +224,7 @@ class Relabeler:
         with ExitStack() as modes:
             for network in self._networks:
                 modes.enter_context(stochastic(network, bn_batch=config.mc_bn_mode == "batch"))
-            prob, uncertainty, features = predict_case(
-                predictor,
-                image,
-                setup.task,
-                patch=parse_size(setup.run.patch_size, setup.task, "patch-size"),
-                stride=setup.model.stride,
-                overlap=setup.run.evaluate.overlap,
-                batch_size=setup.run.batch_size,
-            )
+            prob, uncertainty, features = predict_whole(setup, predictor, image)
         return _Statistics(prob, uncertainty, features)
 
     def _retained(self, data: TrainingData) -> Tensor:

@@ -16,12 +16,11 @@ from pydantic import Field
 from torch import Tensor
 
 from fedssl.config import MethodConfig
-from fedssl.data.sizes import parse_size
 from fedssl.functional.clustering import grid_features
 from fedssl.functional.denoising import downsample_features, upsample_nearest
 from fedssl.functional.matching import match, soft_labels
-from fedssl.inference import predict_case
 from fedssl.methods.base import LocalSetup
+from fedssl.methods.whole_case import predict_whole
 from fedssl.models import SegmentationModel
 
 __all__ = [
@@ -136,15 +135,7 @@ def look_at(
         # The full-sized map first: the windows' weights are shrunk for the other, and stay so.
         return torch.softmax(out.logits.float(), 1), features
 
-    outputs = predict_case(
-        predictor,
-        image,
-        setup.task,
-        patch=parse_size(setup.run.patch_size, setup.task, "patch-size"),
-        stride=network.stride,
-        overlap=setup.run.evaluate.overlap,
-        batch_size=setup.run.batch_size,
-    )
+    outputs = predict_whole(setup, predictor, image)
     prob, features = (as_batch(out, dims) for out in outputs)
     return Look.of(features, prob, config)
 

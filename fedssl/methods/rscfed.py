@@ -23,7 +23,7 @@ from fedssl.functional.consensus import Member, draw_subsets, sub_consensus
 from fedssl.functional.consistency import sharpen
 from fedssl.methods.base import Method, ServerSetup
 from fedssl.methods.fedavg import Supervised, no_payload
-from fedssl.methods.ssl_rule import PhasedRule, SemiSupervisedConfig, check_warmup, sample_weights
+from fedssl.methods.ssl_rule import PhasedRule, SemiSupervisedConfig, check_warmup
 from fedssl.methods.teacher import StudentTeacher, TeacherConfig
 from fedssl.methods.terms import consistency_term
 from fedssl.models import build_unet
@@ -78,8 +78,7 @@ class ConsensusRule(PhasedRule):
         self, round_: int, stage: Stage, weights: Arrays, uploads: Sequence[Upload]
     ) -> Arrays:
         config = self._config
-        alpha = config.unlabeled_weight * self.phases.grown(round_)
-        shares = sample_weights(uploads, alpha, by_trusted=config.weight_by_trusted)
+        shares = self.shares(round_, uploads)
         if not self.phases.joint(round_):
             return weighted_average([u.weights for u in uploads], shares)
         members = [_member(u, share) for u, share in zip(uploads, shares, strict=True) if share > 0]

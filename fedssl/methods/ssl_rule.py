@@ -17,37 +17,21 @@ baseline's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from pydantic import Field
-from torch import Tensor
 from typing_extensions import override
 
 from fedssl.config import MethodConfig, RunConfig
 from fedssl.errors import ConfigError
 from fedssl.functional.averaging import weighted_average
-from fedssl.functional.losses import supervised_loss
-from fedssl.functional.proximal import proximal_penalty
 from fedssl.functional.schedules import sigmoid_ramp
-from fedssl.methods.base import LocalSetup, ServerRule, ServerSetup
+from fedssl.methods.base import ServerRule, ServerSetup
 from fedssl.roster import counts_as_labeled
-from fedssl.types import (
-    Arrays,
-    Download,
-    LabeledBatch,
-    Losses,
-    Role,
-    SiteInfo,
-    Stage,
-    Term,
-    UnlabeledBatch,
-    Upload,
-)
+from fedssl.types import Arrays, Role, SiteInfo, Stage, Upload
 
 __all__ = [
-    "JointStep",
     "PhasedRule",
     "Phases",
     "SemiSupervisedConfig",
@@ -146,7 +130,8 @@ def sample_weights(
 
 
 def _share(upload: Upload, by_trusted: bool) -> float:
-    trusted = upload.metrics.get("trusted", 1.0)
+    # A share, whatever a site reports: none can weigh more than its samples.
+    trusted = min(max(upload.metrics.get("trusted", 1.0), 0.0), 1.0)
     return trusted if by_trusted else float(trusted > 0)
 
 
@@ -156,8 +141,24 @@ class PhasedRule(ServerRule):
     @property
     def phases(self) -> Phases:
         """The phases of this run."""
+        return Phases.of(self.common, self.setup.run.rounds)
+
+    @property
+    def common(self) -> SemiSupervisedConfig:
+        """The keys that all of these methods have."""
         assert isinstance(self.setup.config, SemiSupervisedConfig)
-        return Phases.of(self.setup.config, self.setup.run.rounds)
+        return self.setup.config
+
+    def alpha(self, round_: int) -> float:
+        """Return what an unlabeled site's sample weighs at the end of a round."""
+        return self.common.unlabeled_weight * self.phases.grown(round_)
+
+    def shares(
+        self, round_: int, uploads: Sequence[Upload], *, uniform: bool = False
+    ) -> list[float]:
+        """Return each upload's weight in the average of a round; see `sample_weights`."""
+        by_trusted = self.common.weight_by_trusted
+        return sample_weights(uploads, self.alpha(round_), by_trusted=by_trusted, uniform=uniform)
 
     @override
     def plan(self, round_: int) -> Sequence[Stage]:
@@ -173,105 +174,15 @@ class WarmupRule(PhasedRule):
 
     def __init__(self, setup: ServerSetup) -> None:
         self.setup = setup
-        assert isinstance(setup.config, SemiSupervisedConfig)
-        self._config = setup.config
         self._alpha = 0.0
 
     @override
     def merge(
         self, round_: int, stage: Stage, weights: Arrays, uploads: Sequence[Upload]
     ) -> Arrays:
-        self._alpha = self._config.unlabeled_weight * self.phases.grown(round_)
-        shares = sample_weights(uploads, self._alpha, by_trusted=self._config.weight_by_trusted)
-        return weighted_average([u.weights for u in uploads], shares)
+        self._alpha = self.alpha(round_)
+        return weighted_average([u.weights for u in uploads], self.shares(round_, uploads))
 
     @override
     def metrics(self) -> Mapping[str, float]:
         return {"alpha": self._alpha}
-
-
-class JointStep:
-    """One stage at one site: the clock, the supervised loss, and what is reported.
-
-    Args:
-        setup: the objective's surroundings; its config is a `SemiSupervisedConfig`.
-    """
-
-    def __init__(self, setup: LocalSetup) -> None:
-        assert isinstance(setup.config, SemiSupervisedConfig)
-        self._setup, self._config = setup, setup.config
-        self._since = self._ramp = self._after = 0.0
-        self._steps = 0
-        self._received: list[Tensor] = []
-        self._trusted: list[Tensor] = []
-        self.joint = False
-
-    def begin(self, download: Download) -> None:
-        """Read the coordinator's clock."""
-        self.joint = download.clock["phase"] == 2
-        self._since, self._ramp = download.clock["since"], download.clock["ramp"]
-        self._after = download.clock["after"]
-
-    @property
-    def elapsed(self) -> float:
-        """Rounds since the warm-up, with the steps of this one as a fraction."""
-        return self._since + self._steps / self._setup.run.local_steps
-
-    @property
-    def scale(self) -> float:
-        """The factor of an unsupervised term: lambda(t) at mixed sites, else its final value."""
-        if self._setup.role == Role.UNLABELED:
-            return self._config.weight
-        return self._config.weight * sigmoid_ramp(self.elapsed, self._ramp)
-
-    @property
-    def grown(self) -> float:
-        """A ramp over everything that follows the warm-up, from exp(-5) to 1."""
-        return sigmoid_ramp(self.elapsed, self._after)
-
-    def losses(
-        self,
-        labeled: LabeledBatch | None,
-        unlabeled: UnlabeledBatch | None,
-        terms: Callable[[UnlabeledBatch], Sequence[Term]],
-        supervised: Callable[[LabeledBatch], Tensor] | None = None,
-    ) -> Losses:
-        """Return the losses of a step, and count it.
-
-        Args:
-            labeled: batch with masks.
-            unlabeled: batch without; it is passed over in phase 1.
-            terms: unsupervised terms of a batch; none where nothing is to be learned from it.
-            supervised: loss of a labeled batch; Dice + cross entropy if None.
-        """
-        loss = None if labeled is None else (supervised or self._supervised)(labeled)
-        found = terms(unlabeled) if self.joint and unlabeled is not None else []
-        if found and labeled is None and self._config.proximal > 0:
-            loss = self._proximal()
-        self._steps += 1
-        return Losses(loss, found)
-
-    def trust(self, gate: Tensor) -> bool:
-        """Record which pixels are learned from; return whether there is any.
-
-        One look at the device per step: a step without a gradient would still move the weights by
-        its momentum, so the batch has to be skipped.
-        """
-        self._trusted.append((gate != 0).float().mean())
-        return bool(gate.any())
-
-    def metrics(self) -> dict[str, float]:
-        """Return the mean trusted share of pixels, if it was recorded."""
-        if not self._trusted:
-            return {}
-        return {"trusted": float(torch.stack(self._trusted).mean())}
-
-    def _supervised(self, batch: LabeledBatch) -> Tensor:
-        logits = self._setup.model(batch.image).logits
-        return supervised_loss(logits, batch.label, self._setup.task.output)
-
-    def _proximal(self) -> Tensor:
-        parameters = [p for p in self._setup.model.parameters() if p.requires_grad]
-        if not self._received:
-            self._received = [p.detach().clone() for p in parameters]
-        return proximal_penalty(parameters, self._received, self._config.proximal)

@@ -8,8 +8,7 @@ site's own steps over the whole run.
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -21,11 +20,11 @@ from typing_extensions import override
 from fedssl.config import MethodConfig
 from fedssl.functional.averaging import cpu_copy
 from fedssl.functional.consistency import probabilities
-from fedssl.methods.base import LocalObjective, LocalSetup, TrainingData
-from fedssl.methods.ssl_rule import JointStep
+from fedssl.methods.base import LocalSetup, TrainingData
+from fedssl.methods.joint import JointObjective, JointStep
 from fedssl.models import SegmentationModel
 from fedssl.models.parts import stochastic
-from fedssl.types import Arrays, Download, LabeledBatch, Losses, Term, UnlabeledBatch
+from fedssl.types import Arrays, Download
 
 __all__ = [
     "StudentTeacher",
@@ -118,11 +117,10 @@ class Teacher:
             self._setup.memory.save("teacher", {**state, "step": torch.tensor(self._step)})
 
 
-class StudentTeacher(LocalObjective):
-    """Mixed and unlabeled sites of a method with a teacher; its terms are the method's own.
+class StudentTeacher(JointObjective):
+    """A site of a method with a teacher; its terms are the method's own.
 
     Attributes:
-        step: the clock and the losses of a step.
         teacher: the network that makes targets; it exists in phase 2 only.
     """
 
@@ -132,21 +130,9 @@ class StudentTeacher(LocalObjective):
         self.step = JointStep(setup)
         self.teacher = Teacher(setup, setup.config)
 
-    @abstractmethod
-    def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
-        """Return the unsupervised terms of a batch in phase 2; none to skip it."""
-
     @override
-    def begin(self, download: Download, data: TrainingData) -> None:
-        self.step.begin(download)
-        if self.step.joint:
-            self.teacher.begin()
-
-    @override
-    def training_step(
-        self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None
-    ) -> Losses:
-        return self.step.losses(labeled, unlabeled, self.terms)
+    def prepare(self, download: Download, data: TrainingData) -> None:
+        self.teacher.begin()
 
     @override
     def after_step(self) -> None:
@@ -156,10 +142,6 @@ class StudentTeacher(LocalObjective):
     def knowledge(self) -> Arrays:
         self.teacher.keep()  # nothing is uploaded; this is a stage's last call
         return {}
-
-    @override
-    def metrics(self) -> Mapping[str, float]:
-        return self.step.metrics()
 
 
 @contextmanager

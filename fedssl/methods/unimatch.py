@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as nnf
@@ -83,7 +84,8 @@ class UniMatch(StudentTeacher):
         """Return another strong view: geometry is already in the weak one."""
         still = {"flip": False, "rotate": 0.0, "scale": 0.0, "translate": 0.0}
         config = self.setup.run.augment.model_copy(update=still)
-        views, _ = augment_unlabeled(weak, {}, config, self.setup.rng.torch)
+        with torch.autocast(weak.device.type, enabled=False):  # as batches are made
+            views, _ = augment_unlabeled(weak, {}, config, self.setup.rng.torch)
         return views["strong"].image
 
     def _box(self, image: Tensor) -> Tensor:

@@ -29,12 +29,13 @@ from fedssl.functional.consistency import (
     rectified_consistency,
 )
 from fedssl.functional.losses import supervised_loss
-from fedssl.methods.base import LocalObjective, LocalSetup, Method, TrainingData
+from fedssl.methods.base import Method
 from fedssl.methods.fedavg import no_payload
-from fedssl.methods.ssl_rule import JointStep, SemiSupervisedConfig, WarmupRule, check_warmup
+from fedssl.methods.joint import JointObjective
+from fedssl.methods.ssl_rule import SemiSupervisedConfig, WarmupRule, check_warmup
 from fedssl.models.parts import shared_parts
 from fedssl.models.pyramid import PyramidUNet
-from fedssl.types import Download, LabeledBatch, Losses, Task, Term, UnlabeledBatch
+from fedssl.types import LabeledBatch, Task, Term, UnlabeledBatch
 
 __all__ = ["METHOD", "Pyramid", "PyramidConfig"]
 
@@ -61,29 +62,17 @@ def check(run: RunConfig) -> None:
         )
 
 
-class Pyramid(LocalObjective):
+class Pyramid(JointObjective):
     """All three roles: masks for every scale, and agreement between scales."""
 
-    def __init__(self, setup: LocalSetup) -> None:
-        self.setup = setup
-        self._step = JointStep(setup)
-
     @override
-    def begin(self, download: Download, data: TrainingData) -> None:
-        self._step.begin(download)
-
-    @override
-    def training_step(
-        self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None
-    ) -> Losses:
-        return self._step.losses(labeled, unlabeled, self._terms, self._supervised)
-
-    def _supervised(self, batch: LabeledBatch) -> Tensor:
+    def supervised(self, batch: LabeledBatch) -> Tensor:
         logits = cast("PyramidUNet", self.setup.model).scales(batch.image)
         output = self.setup.task.output
         return torch.stack([supervised_loss(z, batch.label, output) for z in logits]).mean()
 
-    def _terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
+    @override
+    def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
         output, image = self.setup.task.output, batch.views["weak"].image
         logits = cast("PyramidUNet", self.setup.model).scales(image)
         probs = [probabilities(z, output) for z in logits]
@@ -94,7 +83,7 @@ class Pyramid(LocalObjective):
                 "pyramid",
                 loss,
                 torch.ones_like(loss),
-                scale=self._step.scale,
+                scale=self.step.scale,
                 image=image,
                 pseudo_mask=hard_label(mean.detach(), output),
                 student_prob=foreground(mean, output),

@@ -14,7 +14,8 @@ from fedssl.functional.schedules import sigmoid_ramp
 from fedssl.memory import FileMemory
 from fedssl.methods import METHODS, load_config
 from fedssl.methods.base import LocalSetup, ServerSetup
-from fedssl.methods.ssl_rule import JointStep, Phases, sample_weights
+from fedssl.methods.joint import JointStep
+from fedssl.methods.ssl_rule import Phases, sample_weights
 from fedssl.methods.teacher import Teacher
 from fedssl.seeds import generators
 from fedssl.types import (
@@ -104,6 +105,16 @@ def test_a_site_weighs_its_trusted_share_if_asked_and_nothing_if_that_is_zero():
     assert sample_weights([half, none], 0.5, by_trusted=True) == [10, 0]
     assert sample_weights([half, none, upload("u", 0)], 0.5) == [20, 0, 20]
     assert sample_weights([upload("m", 0), half], 0.5, uniform=True) == [1, 0.5]
+
+
+def test_a_site_cannot_report_its_way_to_another_weight():
+    greedy, negative = upload("u", 0, {"trusted": 50.0}), upload("u", 0, {"trusted": -1.0})
+    assert sample_weights([greedy, negative], 0.5, by_trusted=True) == [20, 0]
+    r = rule("fed_consist", warmup_rounds=0, ramp_rounds=0)
+    plain = merged(r, 5, upload("a", 4), upload("u", 8), before=2)
+    assert merged(r, 5, upload("a", 4), upload("u", 8, {"steps_skipped": -9.0}), before=2) == plain
+    r = rule("fedmix", warmup_rounds=0)
+    assert merged(r, 5, upload("a", 4, {"loss": 1.0}), upload("u", 8, {"loss": -1.0})) < 8
 
 
 def local(tmp_path, method, role, **keys):

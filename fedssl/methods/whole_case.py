@@ -1,0 +1,30 @@
+"""Prediction of whole cases at a site, in windows where the run has patches."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fedssl.data.sizes import parse_size
+from fedssl.inference import Predictor, predict_case
+from fedssl.methods.base import LocalSetup
+
+__all__ = ["predict_whole"]
+
+
+def predict_whole(setup: LocalSetup, predictor: Predictor, image: Tensor) -> list[Tensor]:
+    """Return what a predictor says of a prepared image [C, *S], by the run's windows.
+
+    Args:
+        setup: the objective's surroundings.
+        predictor: maps [B, C, *P] to one or more maps [B, M, *P] or coarser.
+        image: as `TrainingData.image` returns it.
+    """
+    return predict_case(
+        predictor,
+        image,
+        setup.task,
+        patch=parse_size(setup.run.patch_size, setup.task, "patch-size"),
+        stride=setup.model.stride,
+        overlap=setup.run.evaluate.overlap,
+        batch_size=setup.run.batch_size,
+    )
