@@ -19,6 +19,7 @@ from fedssl.data.layouts.clients import client_folder, client_option, fundus_cou
 from fedssl.data.layouts.fundus import STRUCTURE
 from fedssl.data.layouts.layout import choice, layout
 from fedssl.data.npy import npy_channels
+from fedssl.data.layouts.tree import wrong_tree
 from fedssl.errors import DataError
 from fedssl.federation import SiteSpec
 
@@ -42,6 +43,8 @@ def list_cases(spec: SiteSpec) -> list[CaseFile]:
     disc, cup = {"disc-cup": (1, 2), "disc": (1, 1), "cup": (0, 1)}[structure]
     code = MaskCode(((0, 0, 0), (1, 1, disc), (2, 2, cup)))
     files = {n: p for n, p in files_by_stem(folder).items() if p.suffix.lower() == ".npy"}
+    if not files:
+        raise wrong_tree(spec, folder, "fundus-feal", f"{_EXPECTED} of a client")
     return [
         CaseFile(stem, stem, _checked(path), path, "0:3", "3", code=code)
         for stem, path in files.items()

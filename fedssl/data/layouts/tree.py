@@ -83,7 +83,10 @@ def wrong_tree(spec: SiteSpec, root: Path, layout: str, expected: str) -> DataEr
         layout: the layout's name.
         expected: what should lie where, relative to the folder.
     """
-    names = sorted(e.name for e in root.iterdir() if not is_junk(e.name))
+    try:
+        names = sorted(e.name for e in root.iterdir() if not is_junk(e.name))
+    except OSError as error:
+        return DataError(f"{root} cannot be listed: {error.strerror or error}.")
     held = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     return DataError(
         f"Site {spec.name!r}: {root} is no {layout} tree; expected {expected}. It holds: "
