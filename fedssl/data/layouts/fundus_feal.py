@@ -18,8 +18,8 @@ from fedssl.data.layouts.cases import CaseFile, MaskCode, files_by_stem, site_fo
 from fedssl.data.layouts.clients import client_folder, client_option, fundus_count
 from fedssl.data.layouts.fundus import STRUCTURE
 from fedssl.data.layouts.layout import choice, layout
-from fedssl.data.npy import npy_channels
 from fedssl.data.layouts.tree import wrong_tree
+from fedssl.data.npy import npy_channels
 from fedssl.errors import DataError
 from fedssl.federation import SiteSpec
 
