@@ -17,6 +17,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 -- its customary name
 
 from fedssl.data.decoded import Decoded
+from fedssl.data.dicom_elements import check_dicom
 from fedssl.data.geometry import Geometry
 from fedssl.data.itk import itk_geometry, itk_header, itk_pixels, quiet
 from fedssl.data.series import Slice, arranged
@@ -90,6 +91,7 @@ def _series(folder: Path) -> tuple[Sequence[Slice], Geometry]:
 
 def _opened(path: Path) -> tuple[Slice, sitk.ImageFileReader]:
     """Read one header."""
+    check_dicom(path)
     with quiet(path):
         reader = itk_header(path, _IMAGE_IO)
         tags = _Tags(path, reader)

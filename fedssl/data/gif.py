@@ -14,7 +14,16 @@ from fedssl.errors import DataError
 
 __all__ = ["gif_shape", "read_gif"]
 
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, MemoryError)
+_BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    struct.error,
+    MemoryError,
+    Image.DecompressionBombError,
+)
 
 
 def gif_shape(path: Path) -> tuple[int, int]:
@@ -43,6 +52,7 @@ def read_gif(path: Path) -> Decoded:
     gif_shape(path)
     try:
         with Image.open(path, formats=("GIF",)) as image:
+            check_claimed_size(path, 3 * image.width * image.height)
             frames = getattr(image, "n_frames", 1)
             if frames != 1:
                 raise DataError(

@@ -96,7 +96,7 @@ BROKEN = {
     ),
     "a cut slice": (
         lambda folder: (folder / "s003.dcm").write_bytes((folder / "s003.dcm").read_bytes()[:-9]),
-        r"s003\.dcm cannot be read",
+        r"s003\.dcm is damaged or cut off: an element is longer than the file",
     ),
     "a larger slice": (
         lambda folder: write_series(
