@@ -29,9 +29,11 @@ def main(grid: Grid, context: Context) -> None:
 def _main(grid: Grid, context: Context) -> None:
     from fedssl.methods import load_config
     from fedssl.placement import require_absolute_paths, run_folder
+    from server.pushing import accept_repeated_objects
     from server.strategy import FederationStrategy
 
     run = load_config(context.run_config)
     require_absolute_paths(run)
+    accept_repeated_objects()
     strategy = FederationStrategy(run, run_folder(run, context.run_id))
     strategy.start(grid, ArrayRecord(), num_rounds=run.rounds, timeout=run.round_timeout)
