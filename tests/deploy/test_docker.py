@@ -51,7 +51,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     for name, rounds in (("faulty", 4), ("restarted", 3)):
         changed = text.replace("rounds = 3", f"rounds = {rounds}", 1)
         changed = changed.replace("min-unlabeled = 2", "min-unlabeled = 1")
-        changed = changed.replace("round-timeout = 300.0", "round-timeout = 150.0")
+        changed = changed.replace("round-timeout = 300.0", "round-timeout = 240.0")
         (folder / f"{name}.toml").write_text(changed)
     give(folder, user)
     environment = {
@@ -168,7 +168,7 @@ def test_a_run_completes_though_an_unlabeled_site_is_killed(
         wait_until(lambda: len(trained(faulty, "faulty")) >= 2 or run.poll() is not None, 300)
         assert run.poll() is None, log.read_text()
         faulty.kill("west")
-        assert run.wait(600) == 0, log.read_text()
+        assert run.wait(900) == 0, log.read_text()
     finally:
         run.kill()
         run.wait(30)
@@ -193,7 +193,7 @@ def test_the_run_goes_on_and_sites_come_back_after_a_crash_of_the_superlink(
         restarted.crash("superlink")
         wait_until(lambda: restarted.inspect("superlink")["State"]["StartedAt"] != begun, 60)
         restarted.wait_healthy("superlink")
-        assert run.wait(700) == 0, log.read_text() + restarted.log("serverapp")
+        assert run.wait(900) == 0, log.read_text() + restarted.log("serverapp")
     finally:
         run.kill()
         run.wait(30)

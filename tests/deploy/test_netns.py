@@ -23,7 +23,7 @@ from proxies import NGINX, Coordinator, serving
 from fedssl.deploy.keyring import extend_keyring
 from fedssl.results import config_toml
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(1800)]
 
 PORT = 8443
 SUPERLINK = 8000
@@ -31,7 +31,7 @@ RECORDER = Path(__file__).parent / "recorder"
 EXPERIMENT = {
     **TINY,
     "method": "denoise",
-    "rounds": 3,
+    "rounds": 2,
     "model.width": 16,
     "model.depth": 3,
     "denoise.warmup-rounds": 1,
@@ -160,20 +160,20 @@ def test_a_run_completes_though_a_site_is_cut_off_for_a_while(
         )
     try:
         rounds = out / "rounds.jsonl"
-        wait_until(lambda: (rounds.exists() and rounds.read_text()) or run.poll() is not None, 400)
+        wait_until(lambda: (rounds.exists() and rounds.read_text()) or run.poll() is not None, 600)
         assert run.poll() is None, log.read_text()
         network.south.up = False
         time.sleep(20)
         network.south.up = True
         assert len(rounds.read_text().splitlines()) < EXPERIMENT["rounds"]
-        assert run.wait(400) == 0, log.read_text()
+        assert run.wait(900) == 0, log.read_text()
     finally:
         run.kill()
         run.wait(30)
     lines = rounds.read_text().splitlines()
     sites = [sorted(json.loads(line)["sites"]) for line in lines]
     # The first round is a warm-up of the labeled site; the cut came in the second.
-    assert sites == [["north"], ["north", "south"], ["north", "south"]]
+    assert sites == [["north"], ["north", "south"]]
     assert json.loads((out / "results.json").read_text())["engine"] == "deployment"
 
 
@@ -188,10 +188,10 @@ def test_what_was_received_is_what_was_sent(network: Network) -> None:
     down, up = sent_and_received["down, sent"], sent_and_received["up, sent"]
     assert sent_and_received["down, received"] == down
     assert sent_and_received["up, received"] == up
-    # Two sites described themselves, trained once and twice or more, and evaluated.
-    assert sum(down.values()) == sum(up.values()) >= 2 + 1 + 4 + 2
+    # Two sites described themselves, trained once and twice, and evaluated.
+    assert sum(down.values()) == sum(up.values()) == 2 + 1 + 2 + 2
     assert set(down.values()) == set(up.values()) == {1}
-    assert size > 10 * 2**20
+    assert size > 5 * 2**20
     # The network really lost frames, and all that arrived came through it.
     for host in (network.north, network.south):
         assert host.lost > 0.005 * host.passed > 1
