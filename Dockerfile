@@ -6,8 +6,13 @@
 # Nothing is installed when a container runs. It runs as any user, root excepted: everything that is
 # written goes to /state, /runs, /work and /tmp, which belong to nobody in particular.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
-FROM ${BASE_IMAGE}
+# What pyproject.toml asks for, alone: nothing else in it, and none of our code, repeats the install.
+FROM ${BASE_IMAGE} AS requirements
+WORKDIR /src
+COPY pyproject.toml ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt
 
+FROM ${BASE_IMAGE}
 ARG PIP_EXTRA_INDEX_URL=""
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -20,12 +25,10 @@ COPY constraints.txt ./
 # Torch first: it is most of the image and changes least.
 RUN pip install --constraint constraints.txt torch
 
-# Then what pyproject.toml asks for; a change of our own code does not repeat it.
-COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
-    && pip install --constraint constraints.txt --requirement requirements.txt
+COPY --from=requirements /src/requirements.txt ./
+RUN pip install --constraint constraints.txt --requirement requirements.txt
 
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY fedssl fedssl
 COPY clients clients
 COPY server server
