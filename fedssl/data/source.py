@@ -184,7 +184,9 @@ def _spacing(spec: SiteSpec, picture: Picture, path: Path) -> tuple[tuple[float,
             f"Site {spec.name!r}: spacing = {list(spec.spacing)} does not fit {path}, which has "
             f"{dims} axes; give {dims} positive lengths in mm, in the order x, y, z of the file."
         )
-    return tuple(given[a] for a in reversed(picture.geometry.axes)), "mm"
+    # an array without a header has no axes of its own but those that its layout names x, y, z
+    axes = picture.geometry.axes if picture.has_physical_spacing else range(dims)
+    return tuple(given[a] for a in reversed(axes)), "mm"
 
 
 def _check_alignment(

@@ -6,7 +6,10 @@ import h5py
 import numpy as np
 import pytest
 
+from fedssl.data.source import FolderSource
 from fedssl.errors import DataError
+from fedssl.federation import SiteSpec
+from fedssl.types import Task
 
 IDS = ("06SR5RBREL16DQ6M8LWS", "0RZDK210BSMWAA6467LU", "1D7CUD1955YZPGK8XHJX")
 VOLUME = np.random.default_rng(0).normal(size=(9, 7, 5)).astype(np.float32)  # x, y, z
@@ -33,6 +36,15 @@ def test_scans_are_volumes_with_their_last_axis_first(tree, open_layout):
     assert case.distance_unit == "pixel"
     grid = source.geometry(1)
     np.testing.assert_array_equal(grid.restore(case.label), MASK)
+
+
+def test_a_given_spacing_is_in_the_order_x_y_z(tree):
+    spec = SiteSpec(
+        name="utah", path=str(tree), role="labeled", layout="la-h5", spacing=(0.5, 0.75, 1.25)
+    )
+    case = FolderSource(spec, Task("t", ("background", "atrium"), mode="3d")).read(0)
+    assert case.spacing == (1.25, 0.75, 0.5)
+    assert case.distance_unit == "mm"
 
 
 def test_the_lists_are_the_split_whatever_their_line_ends(tree, open_layout):
