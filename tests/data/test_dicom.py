@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,87 @@ def test_one_file_is_one_slice(tmp_path):
         picture = read_image(place)
         np.testing.assert_array_equal(picture.array, VOLUME[None, :1])
         assert picture.spacing[1:] == pytest.approx((0.75, 0.5))
+
+
+def test_a_losslessly_compressed_file_reads(tmp_path):
+    image = sitk.GetImageFromArray(VOLUME[:1].astype(np.uint16))
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.SetFileName(str(tmp_path / "x.dcm"))
+    writer.UseCompressionOn()
+    writer.SetCompressor("JPEG")
+    writer.Execute(image)
+    assert b"1.2.840.10008.1.2.4.70" in (tmp_path / "x.dcm").read_bytes()[:700]
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "x.dcm").array[0], VOLUME[:1].astype(np.uint16)
+    )
+
+
+def explicit(group: int, element: int, kind: bytes, value: bytes, *, length: int = -1) -> bytes:
+    """Return one element; `length` claims another length than the value's."""
+    size = length if length >= 0 else len(value)
+    long = kind in (b"OB", b"OW", b"SQ")
+    numbers = struct.pack("<HI", 0, size) if long else struct.pack("<H", size)
+    return struct.pack("<HH", group, element) + kind + numbers + value
+
+
+def explicit_file(*extra: bytes) -> bytes:
+    """Return a slice in explicit little-endian syntax with elements before its pixels."""
+    syntax = explicit(2, 0x10, b"UI", b"1.2.840.10008.1.2.1\0")
+    shorts = {0x02: 1, 0x10: 6, 0x11: 7, 0x100: 16, 0x101: 16, 0x102: 15, 0x103: 1}
+    image = b"".join(explicit(0x28, e, b"US", struct.pack("<H", v)) for e, v in shorts.items())
+    return b"".join(
+        (
+            bytes(128) + b"DICM",
+            explicit(2, 0, b"UL", struct.pack("<I", len(syntax))),
+            syntax,
+            explicit(8, 0x16, b"UI", b"1.2.840.10008.5.1.4.1.1.4\0"),
+            *extra,
+            explicit(0x28, 4, b"CS", b"MONOCHROME2 "),
+            image,
+            explicit(0x7FE0, 0x10, b"OW", VOLUME[0].tobytes()),
+        )
+    )
+
+
+ENDLESS = 0xFFFFFFFF
+INNER = explicit(8, 0x100, b"SH", b"CODE")
+ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, len(INNER)) + INNER
+OPEN_ITEM = (
+    struct.pack("<HHI", 0xFFFE, 0xE000, ENDLESS) + INNER + struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
+)
+END = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        b"",
+        explicit(8, 0x1032, b"SQ", ITEM),
+        explicit(8, 0x1032, b"SQ", ITEM + OPEN_ITEM + END, length=ENDLESS),
+        explicit(8, 0x1032, b"SQ", b""),
+    ],
+    ids=["plain", "closed sequence", "open sequence", "empty sequence"],
+)
+def test_explicit_files_with_sequences_read(tmp_path, sequence):
+    (tmp_path / "x.dcm").write_bytes(explicit_file(sequence))
+    np.testing.assert_array_equal(read_image(tmp_path / "x.dcm").array, VOLUME[None, :1])
+
+
+@pytest.mark.parametrize(
+    ("sequence", "message"),
+    [
+        (explicit(8, 0x1032, b"SQ", ITEM, length=2**31), "longer than the file"),
+        (explicit(8, 0x1032, b"SQ", ITEM[:4] + b"\xff\xff\0\0" + INNER), "longer than the file"),
+        (explicit(8, 0x1032, b"SQ", INNER), "no item"),
+        (explicit(8, 0x1032, b"!?", b""), "unknown type"),
+        (explicit(8, 0x1032, b"SQ", OPEN_ITEM[:8] * 20, length=ENDLESS), "no item|nested|type"),
+    ],
+)
+def test_lengths_and_sequences_that_do_not_fit_are_refused(tmp_path, sequence, message):
+    (tmp_path / "x.dcm").write_bytes(explicit_file(sequence))
+    with pytest.raises(DataError, match=rf"x\.dcm is damaged or cut off: .*({message})"):
+        read_image(tmp_path / "x.dcm")
 
 
 def test_the_rescaling_of_each_slice_is_applied(tmp_path):
