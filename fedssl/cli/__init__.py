@@ -8,6 +8,7 @@ from fedssl.cli.deploy import deploy_command
 from fedssl.cli.export import export_command
 from fedssl.cli.keys import keys_command
 from fedssl.cli.methods import methods_command
+from fedssl.cli.plan import plan_command
 from fedssl.cli.report import compare_command, report_command
 from fedssl.cli.run import run_command
 from fedssl.cli.simulate import simulate_command
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("plan")(plan_command)
 app.command("simulate")(simulate_command)
 app.command("run")(run_command)
 app.command("submit")(submit_command)
