@@ -57,9 +57,10 @@ class ConsoleProgress:
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
-    """Return the per-site table of a `results.json`."""
+    """Return the per-site table of a `results.json`; distances of sites may differ in unit."""
     sites = results["sites"]
-    unit = next(iter(sites.values()))["distance_unit"]
+    units = {site["distance_unit"] for site in sites.values()}
+    head = f" [{units.pop()}]" if len(units) == 1 else ""
     table = Table(title=f"{results['method']}, seed {results['seed']}: test split, per site")
     for name in ("site", "role", "cases"):
         table.add_column(name)
@@ -67,18 +68,24 @@ def results_table(results: Mapping[str, Any]) -> Table:
     for c in classes:
         table.add_column(f"Dice {c}", justify="right")
     for c in classes:
-        table.add_column(f"HD95 {c} [{unit}]".replace("[", r"\["), justify="right")
+        table.add_column(f"HD95 {c}{head}".replace("[", r"\["), justify="right")
     table.add_column("pseudo Dice", justify="right")
     for name, site in sites.items():
         cells = [name, site["role"], str(site["cases"])]
         cells += [_cell(site["dice"][c], 3) for c in classes]
-        cells += [_cell(site["hd95"][c], 1) for c in classes]
+        cells += [
+            _distance(site["hd95"][c], "" if head else site["distance_unit"]) for c in classes
+        ]
         table.add_row(*cells, _cell(site["pseudo_dice"], 3))
     return table
 
 
 def _cell(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _distance(value: float | None, unit: str) -> str:
+    return _cell(value, 1) if value is None or not unit else f"{_cell(value, 1)} {unit}"
 
 
 def _losses(record: RoundRecord) -> dict[str, float]:

@@ -99,6 +99,16 @@ def test_the_table_has_a_row_per_site_and_a_dash_where_nothing_was_measured():
     assert "HD95 disc [mm]" in " ".join(rows["site"])
 
 
+def test_distances_carry_their_units_where_sites_differ_in_them():
+    west = {**RESULTS["sites"]["west"], "distance_unit": "pixel", "hd95": {"disc": 7, "cup": None}}
+    text = io.StringIO()
+    sites = {**RESULTS["sites"], "west": west}
+    Console(file=text, width=160).print(results_table({**RESULTS, "sites": sites}))
+    assert "3.2 mm" in text.getvalue()
+    assert "7.0 pixel" in text.getvalue()
+    assert "[mm]" not in text.getvalue()
+
+
 def test_the_end_shows_the_digest_and_the_folder(tmp_path: Path):
     folder = RunFolder(tmp_path, RunConfig())
     folder.results.write_text(json.dumps(RESULTS))
