@@ -15,7 +15,6 @@ bank travels with the update and is used a round later. `sync`: a stage of its o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -79,19 +78,11 @@ class ReferenceConfig(SemiSupervisedConfig, RetrievalConfig):
         "pixels", description="pixels: little confidence means a small loss"
     )
     dice_weight: float = Field(1.0, ge=0, description="Dice beside the supervised cross entropy")
-    warmup_rounds: int = Field(-1, ge=-1, description="supervised rounds; -1 is rounds / 10")
     weight: float = Field(1.0, ge=0, description="common factor of both lambdas")
     weight_by_trusted: bool = Field(
         True, description="weigh unlabeled sites by samples times their mean label weight"
     )
     proximal: float = Field(1e-3, ge=0, description="FedProx mu at unlabeled sites")
-
-
-def warmup_of(config: ReferenceConfig, rounds: int) -> int:
-    """Return the supervised rounds; features of an untrained network are no references."""
-    if config.warmup_rounds >= 0:
-        return config.warmup_rounds
-    return min(max(1, round(rounds / 10)), rounds - 1)
 
 
 class ReferenceGuided(LocalObjective):
@@ -213,9 +204,8 @@ class ReferenceRule(ServerRule):
         config = setup.config
         assert isinstance(config, ReferenceConfig)
         self._config, self._rounds = config, setup.run.rounds
-        self._warmup = warmup_of(config, self._rounds)
-        known = config.model_copy(update={"warmup_rounds": self._warmup})
-        self._average = WarmupRule(replace(setup, config=known))
+        self._average = WarmupRule(setup)
+        self._warmup = self._average.phases.warmup
         roster = setup.roster
         self._labeled = tuple(s for s in roster if counts_as_labeled(roster[s]))
         self._unlabeled = tuple(s for s in roster if s not in self._labeled)

@@ -8,7 +8,7 @@ import torch
 from tiny_federations import Finished, run_watched, tiny_run, write_federation
 
 from fedssl.methods.base import ServerSetup
-from fedssl.methods.reference import METHOD, ReferenceConfig, ReferenceRule, warmup_of
+from fedssl.methods.reference import METHOD, ReferenceConfig, ReferenceRule
 from fedssl.methods.reference_bank import bank_nbytes
 from fedssl.types import Output, Role, SiteInfo, Stage, Task, Upload
 
@@ -193,7 +193,7 @@ def test_volumes_are_labeled_whole_and_trained_on_in_patches(tmp_path, prepared_
         text += f'options = {{ kind = "prostate", look = {look}, images = 6, size = 32 }}\n'
     (tmp_path / "federation.toml").write_text(text)
     flat = {"method": "reference", "rounds": 2, **SMALL, "patch-size": "16"}
-    flat |= {"reference.views": 1, "reference.protocol": "sync"}
+    flat |= {"reference.views": 1, "reference.protocol": "sync", "reference.warmup-rounds": 1}
     config = tiny_run(tmp_path / "federation.toml", prepared_cache, flat)
     done = run_watched(config, tmp_path / "run")
     assert done.rounds[-1]["sites"]["unlabeled"]["loss/reference"] > 0
@@ -201,7 +201,7 @@ def test_volumes_are_labeled_whole_and_trained_on_in_patches(tmp_path, prepared_
 
 
 def rule_of(roles=("labeled", "mixed", "unlabeled"), rounds=10, **keys):
-    config = ReferenceConfig(**keys)
+    config = ReferenceConfig(**{"warmup_rounds": 1, **keys})
     from fedssl.methods import load_config
 
     run = load_config({"method": "reference", "rounds": rounds})
@@ -228,7 +228,7 @@ def test_an_unlabeled_site_counts_by_alpha_and_its_mean_label_weight():
 
 
 def test_alpha_is_0_in_the_warmup_and_ramps_after_it():
-    rule = rule_of(rounds=20)
+    rule = rule_of(rounds=20, warmup_rounds=2)
     upload = Upload("s0", Role.LABELED, 0, "train", 4, 4, {"w": torch.zeros(1)})
     alphas = []
     for round_ in range(8):
@@ -239,11 +239,11 @@ def test_alpha_is_0_in_the_warmup_and_ramps_after_it():
     assert 0 < alphas[2] < alphas[3] < alphas[4] < alphas[5] == alphas[7] == 1
 
 
-@pytest.mark.parametrize(
-    ("rounds", "given", "expected"), [(30, -1, 3), (4, -1, 1), (1, -1, 0), (30, 7, 7)]
-)
-def test_the_warmup_is_a_tenth_of_the_rounds_unless_given(rounds, given, expected):
-    assert warmup_of(ReferenceConfig(warmup_rounds=given), rounds) == expected
+@pytest.mark.parametrize(("rounds", "given", "expected"), [(30, -1, 10), (4, -1, 1), (30, 7, 7)])
+def test_the_warmup_is_a_third_of_the_rounds_unless_given(rounds, given, expected):
+    rule = rule_of(rounds=rounds, warmup_rounds=given)
+    joint = [r for r in range(rounds) if "s2" in rule.plan(r)[-1].sites]
+    assert joint[0] == expected
 
 
 def test_without_anybody_to_use_it_no_bank_is_built():
