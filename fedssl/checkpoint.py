@@ -11,11 +11,17 @@ from safetensors.torch import load, save
 from fedssl.config import RunConfig, flatten
 from fedssl.errors import CheckpointError
 from fedssl.functional.averaging import cpu_copy
-from fedssl.memory import write_atomically
+from fedssl.memory import split_token, write_atomically
 from fedssl.results import RunFolder
 from fedssl.types import Arrays
 
-__all__ = ["Checkpoint", "load_checkpoint", "new_run_token", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "load_checkpoint",
+    "new_run_token",
+    "next_attempt",
+    "save_checkpoint",
+]
 
 _MAY_DIFFER = {"rounds", "resume", "out", "data-root", "cache-dir", "device", "round-timeout"}
 _MAY_DIFFER |= {"evaluate.every", "evaluate.surface", "evaluate.overlays", "min-labeled"}
@@ -42,8 +48,17 @@ class Checkpoint:
 
 
 def new_run_token() -> str:
-    """Return a name for a new run, under which sites keep their memory of it."""
-    return secrets.token_hex(8)
+    """Return a name for a new run, under which sites keep their memory of it.
+
+    It ends with the attempt: `<run>.0`, after a resume `<run>.1`, and so on.
+    """
+    return f"{secrets.token_hex(8)}.0"
+
+
+def next_attempt(token: str) -> str:
+    """Return the token of a run that is resumed; sites then know what is older and stale."""
+    run, attempt = split_token(token)
+    return f"{run}.{attempt + 1}"
 
 
 def save_checkpoint(folder: RunFolder, checkpoint: Checkpoint, run: RunConfig) -> None:

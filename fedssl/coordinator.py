@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,15 +11,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fedssl.checkpoint import Checkpoint, load_checkpoint, new_run_token, save_checkpoint
+from fedssl.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    new_run_token,
+    next_attempt,
+    save_checkpoint,
+)
 from fedssl.config import RunConfig
-from fedssl.errors import FederationError, UploadError
+from fedssl.errors import FederationError
 from fedssl.evaluate import means
-from fedssl.functional.averaging import all_finite, cpu_copy
+from fedssl.functional.averaging import cpu_copy
+from fedssl.members import Exchange, Members
 from fedssl.methods import method_of
 from fedssl.methods.base import ServerRule, ServerSetup
+from fedssl.replies import Replies, Wanted
 from fedssl.results import RoundRecord, RunFolder, SiteResult
-from fedssl.roster import agreed_task, build_roster, counts_as_labeled
 from fedssl.seeds import derive_seed, seeded
 from fedssl.types import (
     Arrays,
@@ -35,25 +40,6 @@ __all__ = ["Exchange", "Progress", "run_federation"]
 
 
 log = logging.getLogger("fedssl")
-
-
-class Exchange(Protocol):
-    """How downloads reach sites and uploads come back."""
-
-    @property
-    def engine(self) -> str:
-        """`loopback`, `ray` or `deployment`."""
-
-    def describe(self, run: str) -> Sequence[Upload]:
-        """Return one upload per site that answers the `describe` query."""
-
-    def send(
-        self, downloads: Sequence[Download], roster: Mapping[str, SiteInfo]
-    ) -> Sequence[Upload]:
-        """Deliver downloads; return the replies that came, in any order.
-
-        A site that failed is missing; the reason is logged where the exchange learned of it.
-        """
 
 
 class Progress(Protocol):
@@ -81,12 +67,14 @@ def run_federation(
     """
     out = RunFolder(folder, run)
     checkpoint = load_checkpoint(out, run) if run.resume else None
-    token = checkpoint.token if checkpoint else new_run_token()
+    token = next_attempt(checkpoint.token) if checkpoint else new_run_token()
     federation = _Federation(run, exchange, token)
     if checkpoint:
         federation.restore(checkpoint)
     out.begin(federation.round, resumed=checkpoint is not None)
-    progress.start(run, federation.roster, federation.round)
+    if not checkpoint:  # so that a run which ends in its first round can be resumed, too
+        save_checkpoint(out, federation.checkpoint(), run)
+    progress.start(run, federation.members.roster, federation.round)
     while federation.round < run.rounds:
         record = federation.advance()
         out.append(record)  # first: a round without a checkpoint is run and written again
@@ -98,9 +86,9 @@ def run_federation(
         sites,
         engine=exchange.engine,
         task=federation.task,
-        roster=federation.roster,
-        versions=federation.versions,
-        units=federation.units,
+        roster=federation.members.roster,
+        versions=federation.members.versions,
+        units=federation.members.units,
     )
     progress.finish(out)
     return out
@@ -113,12 +101,9 @@ class _Federation:
         self.run, self.exchange, self.token = run, exchange, token
         torch.set_num_threads(run.threads)
         self.method = method_of(run)
-        described = sorted(exchange.describe(token), key=lambda upload: upload.site)
-        self.task = agreed_task(described)
-        self.roster = build_roster(described, run)
-        self.units = {u.site: u.info["distance_unit"] for u in described}
-        self.versions: dict[str, str] = json.loads(described[0].info["versions"])
+        self.members = Members(run, exchange, token)
         self.round, self.step = 0, 0
+        self.task = self.members.task
         trained = self.method.task(self.task)
         with seeded(derive_seed(run.seed, "init"), torch.device("cpu")):
             model = self.method.build_model(run, trained)
@@ -127,8 +112,23 @@ class _Federation:
         state = cpu_copy(model.state_dict())
         self.weights = {k: v for k, v in state.items() if k not in private}
         self.payload = self.method.payload(run, trained, self.weights)
-        setup = ServerSetup(run.method_config, run, trained, self.roster, self.parts)
-        self.rule: ServerRule = self.method.server(setup)
+        self.rule: ServerRule = self._new_rule()
+
+    def _new_rule(self) -> ServerRule:
+        task, roster = self.method.task(self.task), dict(self.members.roster)
+        setup = ServerSetup(self.run.method_config, self.run, task, roster, self.parts)
+        return self.method.server(setup)
+
+    def admit(self) -> None:
+        """Let sites in that have come since the last round.
+
+        The rule is made anew for the longer roster and takes over what the old one kept, as in a
+        resumed run. Without new sites nothing is touched.
+        """
+        if self.members.arrivals(self.round):
+            state = self.rule.state()
+            self.rule = self._new_rule()
+            self.rule.load_state(state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue where a checkpoint was taken."""
@@ -148,6 +148,7 @@ class _Federation:
         """Run all stages of the current round, and its evaluation if one is due."""
         begun = time.perf_counter()
         record = RoundRecord(round=self.round)
+        self.admit()
         for stage in self.rule.plan(self.round):
             self._run_stage(stage, record)
         record.rule = dict(self.rule.metrics())
@@ -159,14 +160,45 @@ class _Federation:
         return record
 
     def _run_stage(self, stage: Stage, record: RoundRecord) -> None:
-        downloads = [self._download(stage, site) for site in stage.sites]
-        uploads = self._exchange(downloads, record)
-        accepted = self._accept(stage, uploads)
+        accepted = self._collect(stage, record)
         merged = self.rule.merge(self.round, stage, self.weights, accepted)
         self.weights = {**self.weights, **merged}
         record.stages.append(stage.name)
         for upload in accepted:
             record.sites.setdefault(upload.site, {}).update(upload.metrics)
+
+    def _collect(self, stage: Stage, record: RoundRecord) -> list[Upload]:
+        """Return the usable uploads of a stage, in site order.
+
+        Below the quorum, sites without a reply are asked again as soon as they can be, until
+        `round-timeout` is over once more.
+
+        Raises:
+            FederationError: it is over, or nobody is left to be asked.
+        """
+        run, members = self.run, self.members
+        wanted = Wanted(
+            run, self.round, stage, members.roster, self.parts, self.weights, self.payload
+        )
+        downloads = {site: self._download(stage, site) for site in members.asked(stage.sites)}
+        replies = Replies(wanted, list(downloads))
+        replies.take(self._exchange(list(downloads.values()), record))
+        deadline = time.monotonic() + run.round_timeout
+        while lacking := replies.shortage():
+            log.warning("%s", lacking.text)
+            left = deadline - time.monotonic()
+            if not lacking.missing or not self.exchange.wait(lacking.missing, left):
+                raise FederationError(f"{lacking.text} {replies.reasons()} {self._resumable()}")
+            again = [downloads[site] for site in lacking.missing]
+            replies.take(self._exchange(again, record))
+        self.step += 1
+        usable = replies.in_site_order()
+        members.note(list(downloads), [u.site for u in usable], wanted.where)
+        return usable
+
+    def _resumable(self) -> str:
+        """Say what a run that ends here leaves behind."""
+        return f"The state before round {self.round + 1} is saved; --resume goes on from there."
 
     def _download(self, stage: Stage, site: str) -> Download:
         names = [n for part in (stage.sends or stage.trains) for n in self.parts[part]]
@@ -185,70 +217,10 @@ class _Federation:
         )
 
     def _exchange(self, downloads: Sequence[Download], record: RoundRecord) -> Sequence[Upload]:
-        uploads = self.exchange.send(downloads, self.roster)
-        self.step += 1
+        uploads = self.exchange.send(downloads, self.members.roster)
         record.bytes_down += sum(_nbytes(d.weights) + _nbytes(d.knowledge) for d in downloads)
         record.bytes_up += sum(_nbytes(u.weights) + _nbytes(u.knowledge) for u in uploads)
         return uploads
-
-    def _accept(self, stage: Stage, uploads: Sequence[Upload]) -> list[Upload]:
-        """Return fitting uploads in site order; refuse broken ones and raise on too few."""
-        by_site = {u.site: u for u in uploads if u.round == self.round and u.stage == stage.name}
-        accepted: list[Upload] = []
-        refused: dict[str, str] = {}
-        for site in sorted(by_site):
-            try:
-                self._check(stage, by_site[site])
-                accepted.append(by_site[site])
-            except UploadError as error:
-                refused[site] = str(error)
-                log.warning("Refused: %s", error)
-        self._require_enough(stage, [u.site for u in accepted], refused)
-        return accepted
-
-    def _check(self, stage: Stage, upload: Upload) -> None:
-        if upload.site not in stage.sites:
-            raise UploadError(f"Site {upload.site!r} was not asked in stage {stage.name!r}.")
-        _check_report(upload, self.roster[upload.site])
-        wanted = {name for part in stage.trains for name in self.parts[part]}
-        odd = sorted(wanted ^ set(upload.weights))
-        if odd:
-            raise UploadError(f"Site {upload.site!r}: weights {odd[:3]} are missing or undeclared.")
-        for name, array in upload.weights.items():
-            ours = self.weights[name]
-            if array.shape != ours.shape or array.dtype != ours.dtype:
-                raise UploadError(
-                    f"Site {upload.site!r}: weights {name!r} are {array.dtype} "
-                    f"{tuple(array.shape)}; expected {ours.dtype} {tuple(ours.shape)}."
-                )
-        self.payload.check_upload(stage.name, upload.knowledge, upload.site)
-        for name, array in {**upload.weights, **upload.knowledge}.items():
-            if not all_finite({name: array}):
-                raise UploadError(f"Site {upload.site!r}: {name!r} holds NaN or infinity.")
-
-    def _require_enough(
-        self, stage: Stage, accepted: Sequence[str], refused: Mapping[str, str]
-    ) -> None:
-        """Raise unless enough sites replied.
-
-        A refused upload of an unlabeled site counts as a reply: the labeled ones carry the round
-        alone. Without a usable labeled upload there is no round.
-        """
-        labeled = [s for s in stage.sites if counts_as_labeled(self.roster[s])]
-        unlabeled = [s for s in stage.sites if s not in labeled]
-        for kind, asked, minimum, usable in (
-            ("labeled", labeled, self.run.min_labeled, set(accepted)),
-            ("unlabeled", unlabeled, self.run.min_unlabeled, {*accepted, *refused}),
-        ):
-            replied = usable & set(asked)
-            if len(replied) < min(minimum, len(asked)):
-                missing = sorted(set(asked) - replied)
-                reasons = " ".join(refused.values()) or "The sites' logs hold the reason."
-                raise FederationError(
-                    f"Round {self.round + 1}, stage {stage.name!r}: {len(replied)} of {len(asked)} "
-                    f"{kind} sites gave a usable reply; min-{kind} = {minimum}. "
-                    f"Missing: {', '.join(missing)}. {reasons}"
-                )
 
     def evaluate(
         self, split: str, *, surface: bool, record: RoundRecord | None = None
@@ -266,9 +238,11 @@ class _Federation:
                 weights=self.shared_weights(),
                 options=options,
             )
-            for site in self.roster
+            for site in self.members.asked(list(self.members.roster))
         ]
-        uploads = {u.site: u for u in self._exchange(downloads, record)}
+        replies = self._exchange(downloads, record)
+        self.step += 1
+        uploads = {u.site: u for u in replies if (u.round, u.stage) == (self.round, "evaluate")}
         return {
             site: SiteResult(
                 role=info.role.value,
@@ -276,21 +250,8 @@ class _Federation:
                 metrics=means(uploads[site].metrics) if site in uploads else {},
                 cases=int(uploads[site].metrics.get("cases", 0)) if site in uploads else 0,
             )
-            for site, info in self.roster.items()
+            for site, info in self.members.roster.items()
         }
-
-
-def _check_report(upload: Upload, info: SiteInfo) -> None:
-    """Refuse a role, counts or metrics that no rule could weigh by."""
-    if upload.role != info.role:
-        raise UploadError(
-            f"Site {upload.site!r} is {upload.role} now and was {info.role} when the run began."
-        )
-    if (upload.num_labeled if counts_as_labeled(info) else upload.num_examples) <= 0:
-        raise UploadError(f"Site {upload.site!r} counts no samples to be weighed by.")
-    for name, value in upload.metrics.items():
-        if not math.isfinite(value):
-            raise UploadError(f"Site {upload.site!r}: metric {name!r} is {value}.")
 
 
 def _nbytes(arrays: Mapping[str, Tensor]) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -32,9 +34,10 @@ from fedssl.evaluate import (
 )
 from fedssl.federation import SiteSpec
 from fedssl.fingerprint import code_fingerprint
-from fedssl.memory import FileMemory, write_atomically
+from fedssl.memory import FileMemory, split_token, write_atomically
 from fedssl.methods import method_of
 from fedssl.models import SegmentationModel
+from fedssl.roster import plan_text, task_text
 from fedssl.seeds import derive_seed, generators, seeded
 from fedssl.types import Download, Role, Task, Upload
 
@@ -130,7 +133,8 @@ class Site:
     def _info(self) -> dict[str, str]:
         return {
             "fingerprint": code_fingerprint(),
-            "task": json.dumps(asdict(self.task), sort_keys=True),
+            "task": task_text(self.task),
+            "plan": plan_text(self.run, self.task),
             "versions": json.dumps(versions(), sort_keys=True),
             "distance_unit": self.prepared.cases[0].distance_unit,
         }
@@ -140,7 +144,7 @@ class Site:
         model = shared_model(self.run, self.trained_task, self.device)
         payload = method.payload(self.run, self.trained_task, dict(model.state_dict()))
         payload.check_download(download.stage, download.knowledge)
-        self._forget_other_runs(download.run)
+        self._enter(download)
         self.data.load_stored()
         purpose = (download.round, download.stage, self.spec.name, "batches")
         rng = generators(self.run.seed, *purpose)
@@ -153,7 +157,7 @@ class Site:
             model=model,
             data=self.data,
             batches=Batches(self.data, self.run, self.task, rng.numpy, rng.torch),
-            memory=FileMemory(self.state / "memory", download.round, download.step),
+            memory=self._memory(download),
             device=self.device,
         )
         result = run_stage(runtime, download)
@@ -161,24 +165,59 @@ class Site:
             download, weights=result.weights, knowledge=result.knowledge, metrics=result.metrics
         )
 
-    def _forget_other_runs(self, run: str) -> None:
+    def _memory(self, download: Download) -> FileMemory:
+        run, _ = split_token(download.run)
+        return FileMemory(self.state / "memory", download.round, download.step, run)
+
+    def _enter(self, download: Download) -> None:
+        """Forget what belongs to another run; refuse a message older than what was done.
+
+        Raises:
+            FederationError: the message is stale. It waited while this site was away, and would
+                put older pseudo-labels in the place of newer ones.
+        """
+        (run, attempt), latest = split_token(download.run), self.state / "latest"
+        self.data.run_name = run
+        self._forget_other_runs(run, latest)
+        with contextlib.suppress(OSError, ValueError):
+            done = tuple(int(n) for n in latest.read_text(encoding="ascii").split())
+            if (attempt, download.step) < done:
+                raise FederationError(
+                    f"Site {self.spec.name!r} ignores a message of round {download.round + 1}, "
+                    f"stage {download.stage!r}, step {download.step} of attempt {attempt}: it is "
+                    f"stale, step {done[1]} of attempt {done[0]} was done already."
+                )
+        # Not synced to disk: after a power failure nothing waits that could be stale.
+        temporary = latest.with_name(f".{latest.name}.{os.getpid()}.tmp")
+        temporary.write_text(f"{attempt} {download.step}", encoding="ascii")
+        temporary.replace(latest)
+
+    def _forget_other_runs(self, run: str, latest: Path) -> None:
         """Empty the state directory when it belongs to another run."""
         stamp = self.state / "run"
-        if stamp.is_file() and stamp.read_text(encoding="utf-8") == run:
+        before = stamp.read_text(encoding="utf-8") if stamp.is_file() else ""
+        if before == run:
             return
+        if before:
+            log.warning(
+                "Site %s: the state of run %s is not used in run %s and is removed.",
+                self.spec.name,
+                before,
+                run,
+            )
         for path in sorted((self.state / "memory").glob("*.safetensors")):
             path.unlink()
         self.data.clear_stored()
+        latest.unlink(missing_ok=True)
         write_atomically(stamp, run.encode())
 
     def _evaluate(self, download: Download) -> dict[str, float]:
         split = download.options.get("split", "val")
         surface = download.options.get("surface") == "true"
-        self._forget_other_runs(download.run)
+        self._enter(download)
         model = shared_model(self.run, self.trained_task, self.device)
         load_weights(model, download.weights)
-        memory = FileMemory(self.state / "memory", download.round, download.step)
-        load_weights(model, memory.load("private") or {})
+        load_weights(model, self._memory(download).load("private") or {})
 
         def predict(case: int) -> np.ndarray:
             label = predict_label(

@@ -247,7 +247,7 @@ class Download:
     """Coordinator to site: everything that one stage needs.
 
     Args:
-        run: token of the run; a site's memory is kept per run.
+        run: token of the run and attempt; a site's memory is kept per run.
         round: counts from 0.
         stage: name of the stage; `describe` and `evaluate` are reserved.
         site: addressee.

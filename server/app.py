@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from flwr.app import ArrayRecord, Context
@@ -32,8 +33,17 @@ def _main(grid: Grid, context: Context) -> None:
     from server.pushing import accept_repeated_objects
     from server.strategy import FederationStrategy
 
+    _show_library_log()
     run = load_config(context.run_config)
     require_absolute_paths(run)
     accept_repeated_objects()
     strategy = FederationStrategy(run, run_folder(run, context.run_id))
     strategy.start(grid, ArrayRecord(), num_rounds=run.rounds, timeout=run.round_timeout)
+
+
+def _show_library_log() -> None:
+    """Let the library's messages go where Flower's go: into the run's log."""
+    ours, theirs = logging.getLogger("fedssl"), logging.getLogger("flwr")
+    for handler in theirs.handlers:
+        ours.addHandler(handler)
+    ours.setLevel(logging.INFO)

@@ -18,7 +18,8 @@ from fedssl.errors import ConfigError, UploadError
 from fedssl.report.progress import run_progress
 from fedssl.types import Arrays, Download, Upload
 from fedssl.wire import Transfer, pack_download, unpack_upload
-from server.exchange import Envelope, GridExchange
+from server.envelope import Envelope
+from server.exchange import GridExchange
 
 __all__ = ["FederationStrategy"]
 

@@ -25,8 +25,8 @@ from fedssl.config import RunConfig, Scalar
 from fedssl.coordinator import run_federation
 from fedssl.errors import CheckpointError, FederationError
 from fedssl.results import RoundRecord, RunFolder
-from fedssl.roster import agreed_task, build_roster
-from fedssl.site import Site
+from fedssl.roster import common_task, misfit, site_info
+from fedssl.site import Site, versions
 from fedssl.types import Arrays, Role, SiteInfo, Upload
 
 PAIR = {"north": "labeled", "west": "unlabeled"}
@@ -310,40 +310,46 @@ def test_a_run_that_cannot_begin_leaves_no_folder(
 # --- the roster ----------------------------------------------------------------------------------
 
 
-def described(site: Site, **info: str) -> Upload:
-    from fedssl.types import Download
-
-    upload = site.answer(Download("r", 0, "describe", site.spec.name))
-    return replace(upload, info={**upload.info, **info})
-
-
 @pytest.fixture
 def sites(configure: Callable[..., RunConfig], tmp_path: Path) -> dict[str, Site]:
     return open_sites(configure(), tmp_path / "sites")
 
 
-def test_sites_with_other_code_or_another_task_are_refused(sites: dict[str, Site]):
-    north, west = described(sites["north"]), described(sites["west"])
-    assert agreed_task([north, west]) == sites["north"].task
-    with pytest.raises(FederationError, match="Site 'west' runs other code: fingerprint 123"):
-        agreed_task([north, described(sites["west"], fingerprint="123")])
-    other = json.dumps({**json.loads(west.info["task"]), "mode": "3d"})
-    with pytest.raises(FederationError, match=r"'north' has .* 'west' has .*need the same"):
-        agreed_task([north, described(sites["west"], task=other)])
-    with pytest.raises(FederationError, match="No site answered"):
-        agreed_task([])
+def test_a_site_describes_itself_so_that_it_fits(
+    sites: dict[str, Site], configure: Callable[..., RunConfig]
+):
+    from fedssl.types import Download
 
-
-def test_the_roster_holds_counts_and_refuses_doubles(sites: dict[str, Site]):
-    north, west = described(sites["north"]), described(sites["west"])
-    roster = build_roster([north, west], RunConfig())
+    told = [s.answer(Download("r", 0, "describe", name)) for name, s in sites.items()]
+    north, west = told
+    assert common_task(told) == sites["north"].task
+    assert [misfit(u, sites["north"].task, configure(), versions()["fedssl"]) for u in told] == [
+        "",
+        "",
+    ]
     count = len(sites["north"].split.train)
-    assert roster["north"] == SiteInfo("north", Role.LABELED, count, count)
-    assert roster["west"].num_labeled == 0
+    assert site_info(north) == SiteInfo("north", Role.LABELED, count, count)
+    assert site_info(west).num_labeled == 0
+
+
+def test_two_sites_of_one_name_are_refused(
+    sites: dict[str, Site], configure: Callable[..., RunConfig], tmp_path: Path
+):
+    @dataclass
+    class Twice(Watched):
+        def describe(self, run):
+            return [u for u in super().describe(run) for _ in range(2)]
+
     with pytest.raises(FederationError, match="Two nodes say that they are site 'north'"):
-        build_roster([north, north], RunConfig())
-    with pytest.raises(FederationError, match="1 labeled or mixed sites of 2, but min-labeled = 2"):
-        build_roster([north, west], RunConfig(min_labeled=2))
+        run_through(Twice(sites), configure(), tmp_path / "run")
+
+
+def test_a_quorum_that_no_federation_of_these_sites_reaches_is_refused_at_once(
+    configure: Callable[..., RunConfig], tmp_path: Path
+):
+    run = configure("fedavg", {"min-labeled": 2})
+    with pytest.raises(FederationError, match="1 labeled or mixed sites, but min-labeled = 2"):
+        run_watched(run, tmp_path / "run")
 
 
 # --- the loop in one process ---------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,11 +118,17 @@ class Watched:
     wire: bool = False
     absent: Set[tuple[int, str]] = frozenset()
     engine: str = "loopback"
+    open: bool = False
+    asking: bool = False
+    described: bool = False
     training: bool = False
     downloads: list[Download] = field(default_factory=list)
     uploads: list[Upload] = field(default_factory=list)
 
     def describe(self, run: str) -> Sequence[Upload]:
+        if self.described:
+            return []
+        self.described = True
         return [s.answer(Download(run, 0, "describe", name)) for name, s in self.sites.items()]
 
     def send(
@@ -139,6 +145,9 @@ class Watched:
                 raise Crash
         self.training = False
         return arrived
+
+    def wait(self, sites: Collection[str], seconds: float) -> bool:
+        return False
 
     @property
     def trained(self) -> list[Upload]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -21,6 +23,8 @@ from fedssl.types import Task
 
 __all__ = ["SiteTrainingData"]
 
+log = logging.getLogger("fedssl")
+
 _STORED_DTYPES = (torch.uint8, torch.float16)
 _MAP_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -29,7 +33,9 @@ class SiteTrainingData:
     """Implements `fedssl.methods.base.TrainingData` on a prepared site.
 
     A mask is opened for the cases in `labeled` only. Stored maps are files under `stored_dir`, so
-    they survive the process; what batches carry is what was saved, bit by bit.
+    they survive the process; what batches carry is what was saved, bit by bit. Behind its array a
+    file says which run it belongs to, and the array's digest; one that is damaged, was changed, or
+    belongs to another run is named in the log and not used.
 
     Args:
         prepared: the site's prepared cases.
@@ -62,7 +68,10 @@ class SiteTrainingData:
         self._unlabeled = tuple(i for i in self._train if i not in chosen)
         self._kept = self._unlabeled
         self._stored_dir = stored_dir
+        self.run_name = ""
+        """Name of the run that stored maps belong to; empty: any."""
         self._stored: dict[int, dict[str, np.ndarray]] = {}
+        self._verified: dict[str, tuple[int, int, int, str]] = {}
         self._foreground: dict[int, np.ndarray] = {}
 
     @property
@@ -141,8 +150,10 @@ class SiteTrainingData:
         for name, value in maps.items():
             path = self._stored_path(case, name)
             temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            array = np.ascontiguousarray(value.detach().cpu().numpy())
             with temporary.open("wb") as file:
-                np.save(file, np.ascontiguousarray(value.detach().cpu().numpy()))
+                np.save(file, array)
+                file.write(self._stamp(array))
             temporary.replace(path)
             self._stored.setdefault(case, {})[name] = np.load(path, mmap_mode="r")
 
@@ -161,7 +172,8 @@ class SiteTrainingData:
             owner, _, name = path.name.removesuffix(".npy").partition(".")
             if owner in owners:
                 view = self._opened(path, owners[owner])
-                self._stored.setdefault(owners[owner], {})[name] = view
+                if view is not None:
+                    self._stored.setdefault(owners[owner], {})[name] = view
 
     def clear_stored(self) -> None:
         """Remove all stored maps."""
@@ -190,20 +202,46 @@ class SiteTrainingData:
                 "float16, and a lower-case name."
             )
 
-    def _opened(self, path: Path, case: int) -> np.ndarray:
+    def _opened(self, path: Path, case: int) -> np.ndarray | None:
+        """Return a stored map, or None, with the reason in the log."""
         shape = self.prepared.cases[case].shape
         try:
-            view: np.ndarray = np.load(path, mmap_mode="r")
+            view: np.memmap = np.load(path, mmap_mode="r")
+            with path.open("rb") as file:
+                file.seek(view.offset + view.nbytes)
+                stamp = file.read()
         except (OSError, ValueError) as error:
-            raise DataError(
-                f"The stored map {path} is damaged ({error}); remove {self._stored_dir}."
-            ) from None
+            _not_used(path, f"it is damaged: {error}")
+            return None
         if view.shape[1:] != shape or prod(view.shape) == 0:
             raise DataError(
                 f"The stored map {path} has the shape {view.shape}, but its case has {shape}: the "
                 f"data or image-size have changed. Remove {self._stored_dir} or start a new run."
             )
+        if reason := self._spoiled(path, view, stamp):
+            _not_used(path, reason)
+            return None
         return view
+
+    def _spoiled(self, path: Path, view: np.ndarray, stamp: bytes) -> str:
+        """Return why a map cannot be trusted; one that is unchanged is not looked through again."""
+        try:
+            written = json.loads(stamp)
+            run, digest = written["run"], written["sha256"]
+        except (ValueError, KeyError, TypeError):
+            return "its stamp is missing or damaged"
+        if self.run_name and run != self.run_name:
+            return f"it is of the run {run}, not of {self.run_name}"
+        status = path.stat()
+        seen = (status.st_ino, status.st_mtime_ns, status.st_size, digest)
+        if self._verified.get(path.name) != seen:
+            if (found := _digest(view)) != digest:
+                return f"its digest is {found}, but {digest} was written"
+            self._verified[path.name] = seen
+        return ""
+
+    def _stamp(self, array: np.ndarray) -> bytes:
+        return json.dumps({"run": self.run_name, "sha256": _digest(array)}).encode()
 
     def _owner(self, case: int) -> str:
         # positions shift when cases are added to the folder, names do not
@@ -212,3 +250,11 @@ class SiteTrainingData:
 
     def _stored_path(self, case: int, name: str) -> Path:
         return self._stored_dir / f"{self._owner(case)}.{name}.npy"
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def _not_used(path: Path, reason: str) -> None:
+    log.error("The stored map %s is not used, the site goes on without it: %s.", path, reason)

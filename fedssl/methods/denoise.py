@@ -127,8 +127,10 @@ class PseudoLabels(LocalObjective):
     def _retained(self, relabeler: Relabeler, download: Download, data: TrainingData) -> Tensor:
         """Return the retained fractions [cases, F], after labeling anew if it is time."""
         stored = self.setup.memory.load("retained")
-        # A site that joins late has nothing stored; it labels with what it was sent.
-        if not download.clock["refresh"] and stored is not None:
+        whole = all({"pseudo", "trust"} <= data.stored_maps(c).keys() for c in data.unlabeled)
+        # A site that joins late, or lost its state, has nothing stored; it labels with what it
+        # was sent.
+        if not download.clock["refresh"] and stored is not None and whole:
             return stored["fraction"]
         retained = relabeler.relabel(data, received_prototypes(download.knowledge))
         self.setup.memory.save("retained", {"fraction": retained})

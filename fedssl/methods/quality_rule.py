@@ -32,7 +32,7 @@ __all__ = ["GuidedRule", "snapshot_rounds"]
 
 _SNAPSHOT_SHARES = (0.05, 0.15, 0.25, 0.5, 0.75)
 _REFRESH_LR, _REFRESH_WEAK = 0.1, 0.25
-_BASE = "base/"
+_BASE, _OWED = "base/", "owed/"
 
 log = logging.getLogger("fedssl")
 
@@ -181,15 +181,19 @@ class GuidedRule(ServerRule):
         return {
             **base,
             "gate": torch.tensor(own, dtype=torch.float64),
-            "owed": torch.tensor([site in self._owed for site in self.setup.roster]),
+            # By name: a resumed or longer roster may hold other sites.
+            **{f"{_OWED}{site}": torch.tensor(True) for site in sorted(self._owed)},
+            "start": torch.tensor(self._start),
         }
 
     @override
     def load_state(self, arrays: Arrays) -> None:
         self._pearson, self._blackout, passed, version = arrays["gate"].tolist()
         self._passed, self._version = bool(passed), int(version)
-        owed = zip(self.setup.roster, arrays["owed"].tolist(), strict=True)
-        self._owed = {site for site, still in owed if still}
+        self._owed = {k.removeprefix(_OWED) for k in arrays if k.startswith(_OWED)}
+        # Sites that come late must not move the predictor's rounds.
+        self._start = int(arrays["start"])
+        self._snapshots = snapshot_rounds(self._start)
         own = {k: v for k, v in arrays.items() if k.startswith(_BASE)}
         self._base.load_state({k.removeprefix(_BASE): v for k, v in own.items()})
 

@@ -15,6 +15,7 @@ from fedssl.wire import pack_upload
 
 AT_A_SITE = [
     r"run",
+    r"latest",
     r"cases\.jsonl",
     r"overlays/[^/]+\.(png|jsonl)",
     r"memory/[a-z][a-z0-9_.-]*\.r\d{6}\.s\d{8}\.safetensors",

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,10 +128,14 @@ def deploy(sites: Mapping[str, Path], folder: Path) -> Iterator[Deployment]:
 
 
 def start_node(
-    link: SuperLink, name: str, site_file: Path, folder: Path
+    link: SuperLink,
+    name: str,
+    site_file: Path,
+    folder: Path,
+    security: Sequence[str] = ("--insecure",),
 ) -> subprocess.Popen[bytes]:
     """Start one SuperNode as its operator would."""
-    command = [tool("flower-supernode"), "--insecure", "--superlink", f"127.0.0.1:{link.port}"]
+    command = [tool("flower-supernode"), *security, "--superlink", f"127.0.0.1:{link.port}"]
     command += ["--host", "127.0.0.1", "--port", str(free_port())]
     command += ["--node-config", f'site-file="{site_file}" state-dir="{folder / name}"']
     home = folder / f"{name}-home"

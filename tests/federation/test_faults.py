@@ -138,7 +138,7 @@ def test_a_deployed_site_that_fails_keeps_its_paths_to_itself(
         end, log = running.run(flat, tmp_path / "out")
         node_log = running.node_log("east")
     assert end.status == "finished:failed"
-    assert "0 unlabeled sites, min-unlabeled = 1" in end.details
+    assert "0 unlabeled sites, but min-unlabeled = 1" in end.details
     assert "cannot take part: DataError: " in log
     assert "details are in the site's own log" in log
     assert "Jane" not in log + end.details

@@ -78,6 +78,8 @@ def flat(tmp_path: Path, **method: Scalar) -> dict[str, Scalar]:
         "model.depth": 1,
         "device": "cpu",
         "evaluate.every": 1,
+        "evaluate.overlays": 0,
+        "tracking": "",
         "min-labeled": 2,
         "round-timeout": 60.0,
         **method,
@@ -174,7 +176,7 @@ def test_a_site_that_cannot_read_its_data_tells_no_path(
 
     grid = InProcessGrid({1: node(sites["north"], config), 2: node(sites["south"], config)})
     grid.nodes[3] = listening
-    with pytest.raises(FederationError, match="0 unlabeled sites, min-unlabeled = 1"):
+    with pytest.raises(FederationError, match="0 unlabeled sites, but min-unlabeled = 1"):
         serve(grid, config)
     reason = replies[0].error.reason
     assert reason is not None

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from flwr.app import ArrayRecord, Error, Message
+from flwr.proto.node_pb2 import NodeInfo
 from in_process_grid import InProcessGrid, Node, lost
 
-import server.exchange
+import server.arrivals
 from fedssl.config import RunConfig
-from fedssl.errors import ConfigError, FederationError
+from fedssl.errors import ConfigError
 from fedssl.methods import load_config
 from fedssl.types import Download, Role, SiteInfo, Upload
 from fedssl.wire import pack_upload, unpack_download
@@ -57,8 +59,10 @@ def config(**keys: object) -> RunConfig:
     )
 
 
-def exchange(nodes: dict[int, Node], **keys: object) -> tuple[GridExchange, InProcessGrid]:
-    grid = InProcessGrid(nodes)
+def exchange(
+    nodes: dict[int, Node], kind: type[InProcessGrid] = InProcessGrid, **keys: object
+) -> tuple[GridExchange, InProcessGrid]:
+    grid = kind(nodes)
     run = config(**keys)
     return GridExchange(grid, run, FederationStrategy(run, Path("unused"))), grid
 
@@ -162,60 +166,122 @@ def test_a_node_that_cannot_be_reached_is_missing(caplog: pytest.LogCaptureFixtu
     link.describe("r")
     del grid.nodes[2]
     assert [u.site for u in link.send(downloads("a", "b"), PAIR)] == ["a"]
+    assert caplog.messages == ["Round 3, train, site b: it is not connected."]
+
+
+def test_a_node_that_refuses_the_message_is_missing(caplog: pytest.LogCaptureFixture) -> None:
+    class Full(InProcessGrid):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            kept = [m for m in messages if m.metadata.message_type == "query.describe"]
+            return super().push_messages(kept)
+
+    link, _ = exchange({1: site("a")}, Full)
+    link.describe("r")
+    assert link.send(downloads("a"), PAIR) == []
     assert caplog.messages == [
-        "Round 3, train, site b: the message could not be handed to its node."
+        "Round 3, train, site a: the message could not be handed to its node."
     ]
 
 
-def test_a_site_that_comes_back_as_another_node_is_found() -> None:
+def test_nothing_is_sent_where_nobody_is_connected() -> None:
+    link, grid = exchange({1: site("a")})
+    link.describe("r")
+    grid.nodes.clear()
+    assert link.send(downloads("a"), PAIR) == []
+    assert link.send([], PAIR) == []
+
+
+# --- who comes, goes, and comes back -------------------------------------------------------------
+
+
+def test_a_site_that_comes_back_as_another_node_is_found(caplog: pytest.LogCaptureFixture) -> None:
     link, grid = exchange({1: site("a"), 2: site("b", Role.UNLABELED)})
     link.describe("r")
     grid.nodes = {1: site("a"), 7: site("b", Role.UNLABELED)}
+    with caplog.at_level(logging.INFO):
+        assert [u.site for u in link.describe("r")] == ["b"]
     assert {u.site for u in link.send(downloads("a", "b"), PAIR)} == {"a", "b"}
+    assert "Site b is back as node 7." in caplog.messages
 
 
-def test_describe_waits_until_enough_sites_of_each_role_are_there() -> None:
-    nodes = {1: site("a")}
-
-    class LateGrid(InProcessGrid):
-        looks = 0
-
-        def get_node_ids(self) -> list[int]:
-            self.looks += 1
-            if self.looks == 3:
-                self.nodes[2] = site("b", Role.UNLABELED)
-            return list(self.nodes)
-
-    run = config(round_timeout=20.0)
-    link = GridExchange(LateGrid(nodes), run, FederationStrategy(run, Path("unused")))
-    assert {u.site for u in link.describe("r")} == {"a", "b"}
+def test_a_site_is_described_once_and_again_when_it_was_away() -> None:
+    link, grid = exchange({1: site("a"), 2: site("b", Role.UNLABELED)})
+    assert [u.site for u in link.describe("r")] == ["b", "a"]
+    assert link.describe("r") == []
+    west = grid.nodes.pop(2)
+    assert link.describe("r") == []
+    grid.nodes[2] = west
+    assert [u.site for u in link.describe("r")] == ["b"]
 
 
-@pytest.mark.parametrize(
-    ("keys", "present", "reason"),
-    [
-        ({}, {1: site("a")}, "0 unlabeled sites, min-unlabeled = 1"),
-        ({}, {1: site("b", Role.UNLABELED)}, "0 labeled sites, min-labeled = 1"),
-        ({"min_labeled": 2}, {1: site("a"), 2: site("b")}, "0 unlabeled sites"),
-    ],
-)
-def test_describe_gives_up_and_names_what_is_lacking(
-    keys: dict[str, object], present: dict[int, Node], reason: str
+def test_a_slow_description_is_not_waited_for() -> None:
+    ready: list[bool] = []
+
+    class Slow(InProcessGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            return super().pull_messages(message_ids) if ready else []
+
+    link, _ = exchange({1: site("a")}, Slow)
+    assert (link.describe("r"), link.asking) == ([], True)
+    ready.append(True)
+    assert ([u.site for u in link.describe("r")], link.asking) == (["a"], False)
+
+
+def test_a_name_that_is_connected_is_not_given_to_a_second_node(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    link, _ = exchange(present, **{"round_timeout": 0.5, **keys})
-    with pytest.raises(FederationError, match=rf"{reason}.*Sites that answered"):
-        link.describe("r")
+    link, grid = exchange({1: site("a")})
+    link.describe("r")
+    grid.nodes[2] = site("a")
+    assert link.describe("r") == []
+    assert caplog.messages == [
+        "Node 2 cannot take part: it says that it is site 'a', which is connected as node 1."
+    ]
+    link.send(downloads("a"), PAIR)
+    assert grid.sent[-1].metadata.dst_node_id == 1
 
 
-def test_a_method_that_does_not_train_unlabeled_sites_does_not_wait_for_them() -> None:
-    link, _ = exchange({1: site("a")}, method="fedavg")
-    assert [u.site for u in link.describe("r")] == ["a"]
+def test_a_node_whose_key_is_registered_for_another_site_is_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Registered(InProcessGrid):
+        def get_nodes(self) -> list[NodeInfo]:
+            names = {1: "a", 2: "b", 3: None}
+            return [NodeInfo(node_id=n, name=names[n]) for n in self.nodes]
+
+    nodes = {1: site("a"), 2: site("c"), 3: site("d")}
+    link, _ = exchange(nodes, Registered)
+    assert sorted(u.site for u in link.describe("r")) == ["a", "d"]
+    assert "Node 2 cannot take part: it says that it is site 'c', but its key is registered" in (
+        caplog.text
+    )
+    assert "for 'b'" in caplog.text
+
+
+def test_waiting_ends_when_the_site_is_back() -> None:
+    link, grid = exchange({1: site("a")})
+    link.describe("r")
+    north = grid.nodes.pop(1)
+    assert link.send(downloads("a"), PAIR) == []
+    assert not link.wait(["a"], 0.3)
+    grid.nodes[1] = north
+    assert link.wait(["a"], 5.0)
+    assert [u.site for u in link.send(downloads("a"), PAIR)] == ["a"]
+
+
+def test_a_site_that_failed_is_asked_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = failing("a", Role.LABELED, lambda m: Message(Error(2, "no"), reply_to=m))
+    link, _ = exchange({1: broken})
+    link.describe("r")
+    assert link.send(downloads("a"), PAIR) == []
+    assert not link.wait(["a"], 0.3)
+    monkeypatch.setattr(server.arrivals, "ASK_AGAIN", 0.1)
+    assert link.wait(["a"], 5.0)
 
 
 def test_a_node_that_failed_to_describe_itself_is_asked_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server.exchange, "ASK_AGAIN", 0.1)
     asked: list[Message] = []
 
     def second_time(message: Message) -> Message | None:
@@ -223,9 +289,12 @@ def test_a_node_that_failed_to_describe_itself_is_asked_again(
         ready = len(asked) > 1
         return site("a")(message) if ready else Message(Error(2, "not yet"), reply_to=message)
 
-    link, _ = exchange({9: second_time}, min_unlabeled=0, round_timeout=20.0)
-    with caplog.at_level(logging.ERROR):
-        assert [u.site for u in link.describe("r")] == ["a"]
+    link, _ = exchange({9: second_time})
+    monkeypatch.setattr(server.arrivals, "ASK_AGAIN", 0.2)
+    assert link.describe("r") == link.describe("r") == []
+    assert len(asked) == 1
+    time.sleep(0.3)
+    assert [u.site for u in link.describe("r")] == ["a"]
     assert caplog.messages == ["Node 9 cannot take part: not yet"]
 
 
