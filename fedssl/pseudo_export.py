@@ -57,12 +57,15 @@ class Imported:
         new: those among them that came now.
         unchanged: exported masks that came back as they were, and are not used.
         folder: where the masks lie.
+        site_file: the site file that uses them; another than the old one, if that one cannot be
+            written.
     """
 
     cases: list[str]
     new: list[str]
     unchanged: list[str]
     folder: Path
+    site_file: Path
 
 
 def export_pseudo_labels(site: PseudoSite, source: FolderSource, out: Path) -> list[Exported]:
@@ -115,18 +118,24 @@ def _digest(path: Path) -> str:
 
 
 def import_corrections(
-    site_file: Path, corrected: Path, state: Path, *, unchanged_too: bool = False
+    site_file: Path,
+    corrected: Path,
+    state: Path,
+    *,
+    unchanged_too: bool = False,
+    out: Path | None = None,
 ) -> Imported:
     """Take corrected masks over, and make the site a mixed one.
 
     The masks are copied below the site's state directory, so the folder of images may be
-    read-only; the site file is changed to use them.
+    read-only; the site file is changed to use them, see `edit_as_mixed`.
 
     Args:
         site_file: its `[[site]]` gets role, labels and the list of cases that have masks.
         corrected: folder of masks, named like their images; also the folder of an export.
         state: the site's state directory.
         unchanged_too: use masks as well that are, byte for byte, what was exported.
+        out: where the changed site file goes; None: into `site_file`.
 
     Raises:
         DataError: a mask belongs to no image, does not fit it, or holds a value of no class.
@@ -149,8 +158,14 @@ def import_corrections(
     cases = sorted({*present, *new})
     listing = state / "corrected.txt"
     write_atomically(listing, "".join(f"{name}\n" for name in cases).encode())
-    edit_as_mixed(site_file, labels=own.resolve(), listing=listing.resolve())
-    return Imported(cases, sorted(new), unchanged, own)
+    changed = edit_as_mixed(
+        site_file,
+        labels=own.resolve(),
+        listing=listing.resolve(),
+        spare=state / site_file.name,
+        out=out,
+    )
+    return Imported(cases, sorted(new), unchanged, own, changed)
 
 
 def _split_unchanged(folder: Path, unchanged_too: bool) -> tuple[dict[str, Path], list[str]]:

@@ -1,6 +1,12 @@
 """The `fedssl-client` command of a hospital's data manager: one small file per subcommand.
 
-Exit status: 0 done, 1 something is wrong and the message says what to do, 2 wrong usage.
+Exit status, for scripts:
+    0    done; `doctor` and `check`: nothing keeps the site from taking part
+    1    something is wrong, and the message, or "error" in the answer to --json, says what to do
+    2    wrong usage: an unknown command or option, or a value of the wrong kind
+    130  interrupted; `join` ends with 0 on Ctrl-C or SIGTERM, which is how a site leaves
+
+With --json, one JSON object is on standard output, whose "ok" says the same as the status.
 """
 
 from __future__ import annotations

@@ -61,19 +61,35 @@ def import_command(
     unchanged_too: Annotated[
         bool, typer.Option("--unchanged-too", help="Use masks that nobody changed as well.")
     ] = False,
+    site_file_out: Annotated[
+        Path | None,
+        typer.Option("--site-file-out", help="Write the changed site file here, leave the old."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check corrected masks against their images and train on them from the next run on."""
+    """Check corrected masks against their images and train on them from the next run on.
+
+    A site file that cannot be written here, as one that is mounted read-only into a container,
+    stays as it is; the changed one is written into the state directory, to be put in its place.
+    """
     with reported(as_json):
         from fedssl.deploy.site_file import load_node
         from fedssl.pseudo_export import import_corrections
 
         state = Path(load_node(site_file).state_dir)
-        done = import_corrections(site_file, corrected, state, unchanged_too=unchanged_too)
+        done = import_corrections(
+            site_file, corrected, state, unchanged_too=unchanged_too, out=site_file_out
+        )
+    in_place = done.site_file == site_file
     if as_json:
         counts = {"cases": done.cases, "new": done.new, "unchanged": done.unchanged}
-        show({"ok": True, "folder": str(done.folder), **counts})
+        files = {"site_file": str(done.site_file), "in_place": in_place}
+        show({"ok": True, "folder": str(done.folder), **counts, **files})
         return
     typer.echo(f"{len(done.new)} masks taken over, {len(done.unchanged)} unchanged ones left out.")
-    typer.echo(f"{site_file} is a mixed site now, with {len(done.cases)} masks in {done.folder}.")
+    typer.echo(f"The site has {len(done.cases)} masks now, in {done.folder}.")
+    if in_place:
+        typer.echo(f"{site_file} makes it a mixed site; the old text is in {site_file}.bak.")
+    else:
+        typer.echo(f"{site_file} is as it was. Put {done.site_file} in its place: mixed site.")
     typer.echo("Restart `fedssl-client join` so that it is read again.")

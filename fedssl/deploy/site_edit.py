@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from pathlib import Path
 
 from fedssl.errors import ConfigError, FedsslError
@@ -15,31 +16,63 @@ __all__ = ["edit_as_mixed"]
 _HEADER = re.compile(r"^\s*\[+[^\]]+\]+\s*(#.*)?$")
 
 
-def edit_as_mixed(path: Path, *, labels: Path, listing: Path) -> None:
-    """Give a site file the role `mixed` with these masks; the old text is kept as `<name>.bak`.
+def edit_as_mixed(
+    path: Path, *, labels: Path, listing: Path, spare: Path, out: Path | None = None
+) -> Path:
+    """Give a site file the role `mixed` with these masks.
+
+    It is changed where it is, and the old text is kept as `<name>.bak`. One that cannot be written,
+    such as a file that is mounted read-only into a container, is left alone; the new text goes to
+    `spare`, for someone to put it in the old one's place.
 
     Args:
         path: site file with one `[[site]]` table.
         labels: folder of masks.
         listing: text file with the names of the cases that have one.
+        spare: where the new text goes if `path` cannot be written.
+        out: where the new text goes in any case; None: into `path`.
+
+    Returns:
+        The file that was written.
 
     Raises:
         ConfigError: the file is written in a way that cannot be edited; it is left as it was.
     """
     before = path.read_text(encoding="utf-8")
     after = _mixed(before.splitlines(), labels, listing)
-    backup = path.with_name(path.name + ".bak")
-    backup.write_text(before, encoding="utf-8")
-    write_atomically(path, after.encode())
+    _require_mixed(after, path, labels, listing)
+    if out is not None:
+        return _written(out, after)
     try:
-        spec = load_site_file(path)[1]
-        done = spec.role == "mixed" and spec.options.get("labels") == str(labels)
-    except FedsslError as error:
-        done, reason = False, str(error)
-    else:
-        reason = "its tables are written in an unusual way"
+        write_atomically(path.with_name(path.name + ".bak"), before.encode())
+        write_atomically(path, after.encode())
+    except OSError:
+        return _written(spare, after)
+    return path
+
+
+def _written(path: Path, text: str) -> Path:
+    try:
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise ConfigError(
+            f"The new site file {path} cannot be written: {error.strerror or error}."
+        ) from None
+    return path
+
+
+def _require_mixed(text: str, path: Path, labels: Path, listing: Path) -> None:
+    """Read the new text as a site file, before anything is changed."""
+    reason = "its tables are written in an unusual way"
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / "site.toml"
+        trial.write_text(text, encoding="utf-8")
+        try:
+            spec = load_site_file(trial)[1]
+            done = spec.role == "mixed" and spec.options.get("labels") == str(labels)
+        except FedsslError as error:
+            done, reason = False, str(error)
     if not done:
-        write_atomically(path, before.encode())
         raise ConfigError(
             f'{path} cannot be edited ({reason}). Set role = "mixed", '
             f"labeled = {json.dumps(str(listing))} and labels = {json.dumps(str(labels))} under "

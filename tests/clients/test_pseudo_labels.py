@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +120,53 @@ def test_the_comments_of_the_site_file_survive(hospital: Path, exported: Path) -
     assert (hospital / "site.toml.bak").read_text() == before
     kept = [line for line in before.splitlines() if not line.startswith(("role", "# labeled"))]
     assert [line for line in kept if line not in after.splitlines()] == []
+
+
+def test_a_site_file_that_cannot_be_written_is_left_and_a_new_one_lies_beside_the_masks(
+    hospital: Path, exported: Path
+) -> None:
+    site_file, state = hospital / "read_only/site.toml", hospital / "read_only/state"
+    site_file.parent.mkdir()
+    text = (hospital / "site.toml").read_text()
+    # As in a container: the folder of the site file is read-only, the state directory is not.
+    own = hospital / "state"
+    site_file.write_text(text.replace('state-dir = "state"', f'state-dir = "{own}"'))
+    paint(exported / "labels/eye_1.png", 1)
+    with read_only(site_file.parent):
+        answer = call("pseudo", "import", site_file, exported)
+    assert not state.exists()
+    assert (answer["in_place"], answer["site_file"]) == (False, str(own / "site.toml"))
+    assert load_site_file(site_file)[1].role == Role.UNLABELED
+    assert load_site_file(own / "site.toml")[1].role == Role.MIXED
+    assert sorted(p.name for p in site_file.parent.iterdir()) == ["site.toml"]
+    site_file.write_bytes((own / "site.toml").read_bytes())  # what the message asks for
+    assert load_site_file(site_file)[1].options["labels"] == str(own / "corrected")
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Mount a folder read-only onto itself, as a container sees it; root writes anything else."""
+    if os.geteuid() != 0:
+        folder.chmod(0o500)
+        yield
+        folder.chmod(0o700)
+        return
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_the_changed_site_file_is_written_where_it_is_told(hospital: Path, exported: Path) -> None:
+    before = (hospital / "site.toml").read_bytes()
+    paint(exported / "labels/eye_1.png", 1)
+    new = hospital / "new.toml"
+    answer = call("pseudo", "import", hospital / "site.toml", exported, "--site-file-out", new)
+    assert (answer["in_place"], answer["site_file"]) == (False, str(new))
+    assert (hospital / "site.toml").read_bytes() == before
+    assert load_site_file(new)[1].role == Role.MIXED
 
 
 def test_a_second_import_adds_to_the_first(hospital: Path, exported: Path) -> None:
