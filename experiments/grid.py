@@ -11,7 +11,7 @@ from pathlib import Path
 from fedssl.cli.options import flat_keys, read_tables
 from fedssl.config import Scalar
 
-__all__ = ["Job", "jobs_of"]
+__all__ = ["Job", "is_experiment", "jobs_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,11 @@ class Job:
 
     name: str
     config: dict[str, Scalar]
+
+
+def is_experiment(path: Path) -> bool:
+    """Return whether a file stands for runs: no federation, nor what experiments share."""
+    return not path.stem.startswith("common") and "task" not in read_tables(path)
 
 
 def jobs_of(path: Path, seeds: Sequence[int]) -> list[Job]:

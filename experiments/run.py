@@ -1,13 +1,17 @@
 """Run experiment files: `python -m experiments.run FILE... --seeds 3 --engine loopback|ray`.
 
 Finished runs are skipped and interrupted ones go on, so the same command can be given again after
-a crash. Nothing is overwritten. With `--engine loopback` runs go side by side as Ray tasks, on one
-machine or on a cluster (`RAY_ADDRESS`); with `--engine ray` one after the other, each a `flwr run`.
+a crash. Nothing is overwritten: what a run left that was interrupted before its first checkpoint is
+set aside. With `--engine loopback` runs go side by side as Ray tasks, on one machine or on a
+cluster (`RAY_ADDRESS`); with `--engine ray` one after the other, each a `flwr run`.
 """
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,10 +21,14 @@ from typing import Annotated
 
 import typer
 
-from experiments.grid import Job, jobs_of
+from experiments.cost import estimate
+from experiments.grid import Job, is_experiment, jobs_of
 from fedssl.cli.options import friendly_errors
 
-__all__ = ["main"]
+__all__ = ["Engine", "main", "run_job"]
+
+_PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of Linux's prctl."""
 
 
 class Engine(StrEnum):
@@ -31,40 +39,75 @@ class Engine(StrEnum):
 
 
 def main(
-    files: Annotated[list[Path], typer.Argument(help="Experiment files (TOML).")],
+    files: Annotated[list[Path], typer.Argument(help="Experiment files; others are skipped.")],
     seeds: Annotated[int, typer.Option(help="Run seeds 0 .. N-1.")] = 1,
     engine: Annotated[Engine, typer.Option(help="loopback or ray (flwr run).")] = Engine.LOOPBACK,
     out: Annotated[Path, typer.Option(help="Results folder.")] = Path("runs"),
     jobs: Annotated[int, typer.Option(help="Runs side by side; 0: one per CPU.")] = 0,
+    dry: Annotated[bool, typer.Option("--dry", help="Print the runs and what they take.")] = False,
 ) -> None:
     """Run every combination of the files' grids with every seed."""
     with friendly_errors():
-        todo = [job for file in files for job in jobs_of(file, range(seeds))]
+        chosen = [file for file in files if is_experiment(file)]
+        todo = [job for file in chosen for job in jobs_of(file, range(seeds))]
     open_ = [job for job in todo if not (out / job.name / "results.json").is_file()]
-    typer.echo(f"{len(todo)} runs, {len(todo) - len(open_)} of them finished.")
-    if engine == Engine.RAY:
-        failed = [job.name for job in open_ if _run(job, out, engine) != 0]
+    workers = 1 if engine == Engine.RAY else jobs or os.cpu_count() or 1
+    typer.echo(estimate(todo, open_, out, workers))
+    if dry:
+        for job in open_:
+            typer.echo(job.name)
+        return
+    if workers == 1 and not os.environ.get("RAY_ADDRESS"):
+        failed = [job.name for job in open_ if run_job(job, out, engine) != 0]
     else:
-        failed = _side_by_side(open_, out, jobs or os.cpu_count() or 1)
+        failed = _side_by_side(open_, out, workers)
     for name in failed:
         typer.secho(f"Failed: {name}; see {out / name}.log", err=True, fg="red")
     raise typer.Exit(1 if failed else 0)
 
 
-def _run(job: Job, out: Path, engine: Engine) -> int:
-    """Run one job in a process of its own; its output goes to `<folder>.log`."""
+def run_job(job: Job, out: Path, engine: Engine) -> int:
+    """Run one job in a process of its own and return its exit status.
+
+    Its output goes to `<folder>.log`. It goes on from a checkpoint, and ends with this process.
+    """
     folder = out / job.name
     folder.parent.mkdir(parents=True, exist_ok=True)
     verb = "run" if engine == Engine.RAY else "simulate"
     command = [sys.executable, "-m", "fedssl.cli", verb, "--out", str(folder)]
     command += [part for k, v in job.config.items() for part in ("--set", f"{k}={_toml(v)}")]
-    if (folder / "checkpoint").is_dir():
+    if (folder / "checkpoint").is_dir() and any((folder / "checkpoint").iterdir()):
         command.append("--resume")
+    elif folder.exists():
+        _set_aside(folder)
     begun = time.monotonic()
-    with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
-        status = subprocess.run(command, stdout=log, stderr=log, check=False).returncode  # noqa: S603
+    with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:
+        status = subprocess.run(  # noqa: S603 -- our own arguments
+            command,
+            stdout=log,
+            stderr=log,
+            check=False,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        ).returncode
     typer.echo(f"{'done' if status == 0 else 'FAILED'} {job.name} {time.monotonic() - begun:.0f} s")
     return status
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename what a run left that has no checkpoint to go on from."""
+    for number in itertools.count(1):
+        aside = folder.with_name(f"{folder.name}.interrupted-{number}")
+        if not aside.exists():
+            folder.rename(aside)
+            return
+
+
+def _die_with_parent() -> None:
+    """Have Linux end this process with its parent, so that a killed runner leaves no run behind.
+
+    Two processes would else write to one folder when the command is given again.
+    """
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _toml(value: object) -> str:
@@ -81,7 +124,7 @@ def _side_by_side(jobs: list[Job], out: Path, workers: int) -> list[str]:
         include_dashboard=False,
         log_to_driver=True,
     )
-    remote = ray.remote(num_cpus=1, max_retries=0)(_run)
+    remote = ray.remote(num_cpus=1, max_retries=0)(run_job)
     pending = {remote.remote(job, out.resolve(), Engine.LOOPBACK): job for job in jobs}
     failed = [job.name for task, job in pending.items() if ray.get(task) != 0]
     ray.shutdown()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.grid import Job, jobs_of
+from experiments.grid import Job, is_experiment, jobs_of
 from fedssl.config import RunConfig
 from fedssl.data.layouts import LAYOUTS
 from fedssl.data.synthetic import SYNTHETIC
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2] / "experiments"
 FILES = sorted(ROOT.glob("*/*.toml"))
 FEDERATIONS = [p for p in FILES if "task" in tomllib.loads(p.read_text())]
 BASES = [p for p in FILES if p.stem.startswith("common")]
-EXPERIMENTS = [p for p in FILES if p not in FEDERATIONS and p not in BASES]
+EXPERIMENTS = [p for p in FILES if is_experiment(p)]
 WRITTEN_EARLIER = ("demo", "la", "lgg", "vessels")
 """Sets whose headers say the same in free form."""
 
