@@ -79,7 +79,7 @@ class Arrivals:
                 continue
             message = describe_query(run, node, self._timeout)
             identifier = next(iter(self._grid.push_messages([message])), None)
-            if identifier is not None:
+            if identifier:
                 self._asked[identifier] = (node, now)
 
     def _read(self, reply: Message, node: int) -> Upload | None:

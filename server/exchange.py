@@ -161,7 +161,7 @@ class GridExchange:
         for message in messages:
             node = message.metadata.dst_node_id
             identifier = next(iter(self._grid.push_messages([message])), None)
-            if identifier is None:
+            if not identifier:  # a SuperLink that refuses a message answers with an empty id
                 failures[node] = "the message could not be handed to its node."
             else:
                 pending[identifier] = node

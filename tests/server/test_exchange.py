@@ -169,11 +169,14 @@ def test_a_node_that_cannot_be_reached_is_missing(caplog: pytest.LogCaptureFixtu
     assert caplog.messages == ["Round 3, train, site b: it is not connected."]
 
 
-def test_a_node_that_refuses_the_message_is_missing(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("refusal", [[], [""]], ids=["in process", "by a SuperLink"])
+def test_a_node_that_refuses_the_message_is_missing(
+    caplog: pytest.LogCaptureFixture, refusal: list[str]
+) -> None:
     class Full(InProcessGrid):
         def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
             kept = [m for m in messages if m.metadata.message_type == "query.describe"]
-            return super().push_messages(kept)
+            return super().push_messages(kept) or refusal
 
     link, _ = exchange({1: site("a")}, Full)
     link.describe("r")
