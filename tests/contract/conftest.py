@@ -52,7 +52,6 @@ LONG = {
     "test_resuming_a_finished_run_changes_nothing",
     "test_a_federation_may_lack_roles",
     "test_a_site_that_comes_late_is_as_one_that_was_away_until_then",
-    "test_learning_rate_0_leaves_every_parameter",
 }
 
 
