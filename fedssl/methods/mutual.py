@@ -104,7 +104,7 @@ class MutualConfig(MethodConfig):
     )
     proximal: float = Field(0.0, ge=0, description="FedProx mu at unlabeled sites")
     alarm_foreground: float = Field(
-        1e-4, ge=0, lt=1, description="warn if pseudo-labels hold less foreground than this"
+        1e-4, ge=0, lt=0.5, description="warn if pseudo-labels hold less foreground, or background"
     )
 
 

@@ -1,7 +1,7 @@
-"""How mutual learning fares at one site, and an alarm when it has collapsed to background.
+"""How mutual learning fares at one site, and an alarm when it has collapsed.
 
-Where no mask holds the decoders, agreeing on background everywhere is the cheapest solution: the
-entropy is low, the reliability near 1, and the loss minimal.
+Where no mask holds the decoders, agreeing on background everywhere, or on foreground everywhere, is
+the cheapest solution: the entropy is low, the reliability near 1, and the loss minimal.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Health:
 
     Args:
         num_classes: K.
-        alarm_foreground: smallest fraction of foreground pixels in pseudo-labels that is no alarm.
+        alarm_foreground: smallest fraction of foreground pixels in pseudo-labels, and of background
+            ones, that is no alarm.
     """
 
     def __init__(self, num_classes: int, alarm_foreground: float) -> None:
@@ -106,20 +107,24 @@ class Health:
             found["foreground"] = float(sums["foreground"] / sums["pixels"])
             found["agreement"] = float(sums["agreed"] / sums["compared"])
             found["disagreement"] = 1 - 2 * float(sums["overlap"]) / area if area else 0.0
-            found["collapsed"] = float(found["foreground"] < self._alarm)
+            found["collapsed"] = float(
+                min(found["foreground"], 1 - found["foreground"]) < self._alarm
+            )
         return found
 
     def warn(self, site: str, metrics: dict[str, float]) -> None:
-        """Log a warning if the pseudo-labels of a stage are all but empty."""
+        """Log a warning if the pseudo-labels of a stage are all but empty, or all but full."""
         if not metrics.get("collapsed"):
             return
         agreed = metrics["agreement"]
         also = f" and the decoders agree on {agreed:.2%} of the pixels" if agreed > _AGREED else ""
         log.warning(
             "Site %s: the decoders' labels of unlabeled images hold %.4f %% foreground%s; training "
-            "has probably collapsed to background. A longer mutual.warmup-rounds, a smaller "
-            "mutual.unlabeled-weight, fewer local-steps or mutual.proximal > 0 help against it.",
+            "has probably collapsed to %s. A longer mutual.warmup-rounds, a smaller "
+            "mutual.unlabeled-weight, fewer local-steps, mutual.proximal > 0, or in short runs "
+            "mutual.ce-weight = 1 help against it.",
             site,
             100 * metrics["foreground"],
             also,
+            "background" if metrics["foreground"] < 0.5 else "foreground",
         )

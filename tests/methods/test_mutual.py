@@ -222,6 +222,19 @@ def test_a_collapse_to_background_is_measured_and_logged(learn, caplog):
     assert "collapsed to background" in caplog.text
 
 
+def test_a_collapse_to_foreground_is_logged_too(learn, caplog):
+    objective = learn(Role.UNLABELED)
+    always_background(objective.setup.model)
+    with torch.no_grad():
+        for decoder in objective.setup.model.decoders:
+            decoder.head.bias.neg_()
+    with caplog.at_level(logging.WARNING, "fedssl"):
+        objective.training_step(None, unlabeled_batch())
+        found = objective.metrics()
+    assert (found["collapsed"], found["foreground"]) == (1, 1)
+    assert "collapsed to foreground" in caplog.text
+
+
 def test_the_alarm_looks_at_unlabeled_samples_only(learn, caplog):
     objective = learn(Role.LABELED)
     always_background(objective.setup.model)
