@@ -119,7 +119,7 @@ def test_the_network_is_as_bad_as_it_should_be(network: Network) -> None:
         assert done.returncode == 0, done.stderr
         took.append(float(done.stdout))
     # One round trip passes two links: 30 ms on the way out of each host.
-    assert 0.060 <= min(took) < 0.200
+    assert min(took) >= 0.060
 
 
 def direct(network: Network) -> tuple[str, int, str]:
