@@ -142,6 +142,7 @@ def import_corrections(
         ConfigError: the site's layout keeps its masks elsewhere.
     """
     task, spec = load_site_file(site_file)
+    corrected = corrected.resolve()  # a source's paths are absolute, and masks are found by path
     folder = corrected / "labels" if (corrected / "labels").is_dir() else corrected
     masks, unchanged = _split_unchanged(folder, unchanged_too)
     if not masks:

@@ -169,6 +169,15 @@ def test_the_changed_site_file_is_written_where_it_is_told(hospital: Path, expor
     assert load_site_file(new)[1].role == Role.MIXED
 
 
+def test_a_folder_may_be_named_from_where_one_stands(
+    hospital: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paint(exported / "labels/eye_1.png", 1)
+    monkeypatch.chdir(hospital)
+    answer = call("pseudo", "import", "site.toml", exported.name)
+    assert answer["new"] == answer["cases"] == ["eye_1"]
+
+
 def test_a_second_import_adds_to_the_first(hospital: Path, exported: Path) -> None:
     paint(exported / "labels/eye_1.png", 1)
     call("pseudo", "import", hospital / "site.toml", exported)
