@@ -14,6 +14,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run on nested classes, with resized pictures and sliding windows."""
     folder = tmp_path_factory.mktemp("export")
     federation = write_federation(folder / "data")
-    keys = {"method": "fedavg", "rounds": 1, "local-steps": 30, "lr": 0.02}
+    keys = {"method": "fedavg", "rounds": 1, "local-steps": 2}
     keys |= {"image-size": "24", "patch-size": "16"}
     return trained_run(folder, federation, keys)  # type: ignore[arg-type]

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from tiny_federations import TINY
 
 from fedssl.config import Scalar
 from fedssl.loopback import simulate
 from fedssl.methods import METHODS, load_config
-from fedssl.predict import Trained
+from fedssl.predict import Trained, load_trained
 from fedssl.progress import ConsoleProgress
 from fedssl.types import Task
 
@@ -27,11 +28,24 @@ def untrained(task: Task, method: str = "fedavg", **keys: Scalar) -> Trained:
 
 
 def trained_run(folder: Path, federation: Path, keys: dict[str, Scalar]) -> Path:
-    """Train a tiny network and return its run folder."""
+    """Train a tiny network for a moment and return its run folder."""
     config = {**TINY, "federation": str(federation), "cache-dir": str(folder / "cache"), **keys}
     simulate(
         load_config({"tracking": "", **config}),
         folder / "run",
         progress=ConsoleProgress(Console(quiet=True)),
     )
+    _balance(folder / "run")
     return folder / "run"
+
+
+def _balance(run: Path) -> None:
+    """Move the last biases so that all classes occur, however short the training was."""
+    trained = load_trained(run, device="cpu")
+    sides = [4 * trained.model.stride] * trained.seen.spatial_dims
+    with torch.no_grad():
+        logits = trained.model(torch.randn(2, trained.seen.channels, *sides)).logits
+        middle = logits.transpose(0, 1).flatten(1).median(dim=1).values
+    weights = load_file(run / "model.safetensors")
+    weights["head.bias"] -= middle
+    save_file(weights, run / "model.safetensors")

@@ -59,7 +59,7 @@ def bundle(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundle") / "eyes"
     result = CliRunner().invoke(app, ["export", str(finished), "--to", "bundle", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    assert "differs by 0" in result.output
+    assert "from the original on random input" in result.output
     return out
 
 
@@ -89,7 +89,8 @@ def test_a_bundle_has_the_files_of_monais_specification(bundle: Path) -> None:
     data = metadata["network_data_format"]
     assert data["inputs"]["image"]["num_channels"] == 3
     assert data["outputs"]["pred"]["channel_def"] == {"0": "disc", "1": "cup"}
-    assert metadata["fedssl"]["verified"] == {"probability": 0.0, "pixels": 0.0}
+    verified = metadata["fedssl"]["verified"]
+    assert (verified["probability"] <= 1e-6, verified["pixels"] <= 1e-3) == (True, True)
     assert (bundle / "docs/README.md").is_file()
 
 
@@ -171,7 +172,7 @@ def test_exports_equal_the_original_on_real_images(
         f'[[site]]\nname = "{site}"\nrole = "labeled"\npath = "{real_data / name / site}"\n'
         "shard = [0, 5]\n"
     )
-    steps = {"method": "fedavg", "rounds": 1, "local-steps": 15, "lr": 0.02, **keys}
+    steps = {"method": "fedavg", "rounds": 1, "local-steps": 2, **keys}
     run = trained_run(tmp_path, federation, steps)
     images = tmp_path / "images"
     images.mkdir()
