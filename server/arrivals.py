@@ -58,7 +58,9 @@ class Arrivals:
         self._see()
         self._ask(run)
         uploads = []
-        for reply in list(self._grid.pull_messages(list(self._asked))):
+        # Without a question nothing is pulled: to Flower an empty list need not mean nothing.
+        replies = self._grid.pull_messages(list(self._asked)) if self._asked else []
+        for reply in list(replies):
             node, _ = self._asked.pop(reply.metadata.reply_to_message_id)
             upload = self._read(reply, node)
             if upload is not None and self._binds(upload, node):

@@ -230,6 +230,20 @@ def test_a_slow_description_is_not_waited_for() -> None:
     assert ([u.site for u in link.describe("r")], link.asking) == (["a"], False)
 
 
+def test_nothing_is_pulled_where_nothing_was_asked() -> None:
+    pulled: list[list[str]] = []
+
+    class Noting(InProcessGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            pulled.append(list(message_ids))
+            return super().pull_messages(pulled[-1])
+
+    link, _ = exchange({1: site("a")}, Noting)
+    link.describe("r")
+    link.describe("r")
+    assert [len(ids) for ids in pulled] == [1]
+
+
 def test_a_name_that_is_connected_is_not_given_to_a_second_node(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
