@@ -40,7 +40,9 @@ SHARED: dict[str, Scalar] = {"warmup-rounds": 8, "unlabeled-weight": 0.25}
 OWN: dict[str, dict[str, Scalar]] = {
     # Dice alone, as published, learns next to nothing in so few steps.
     "mutual": {"ce-weight": 1.0, "ramp-steps": 200},
-    "reference": {"grid": 32},
+    # Features of a camera that nobody has masks of mislead: without the model's consent the method
+    # ended 0.10 below the lower bound here (seed 0), with it 0.05 above.
+    "reference": {"grid": 32, "agree-with-model": True},
     "quality": {
         "gate-correlation": 0.5,  # of a predictor that has seen 240 batches
         "predictor-rounds": 3,
