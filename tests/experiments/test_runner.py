@@ -1,0 +1,258 @@
+"""The runner: grids, what is done already, what a kill leaves, what it will take; and reruns."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tiny_federations import TINY, write_federation
+from typer.testing import CliRunner
+
+from experiments import rerun, run
+from experiments.cost import estimate, known_seconds
+from experiments.grid import Job, is_experiment, jobs_of
+from fedssl.config import Scalar
+from fedssl.loopback import simulate
+from fedssl.methods import load_config
+from fedssl.progress import ConsoleProgress
+from fedssl.results import config_toml
+
+ROOT = Path(__file__).parents[2]
+SWEEPS = [p for p in sorted((ROOT / "experiments/sweeps").glob("*.toml")) if is_experiment(p)]
+
+
+def app(main: object, *arguments: str) -> tuple[int, str]:
+    """Call a command's function as its module does; return the status and what it printed."""
+    import typer
+
+    command = typer.Typer()
+    command.command()(main)  # type: ignore[arg-type]
+    result = CliRunner().invoke(command, list(arguments))
+    return result.exit_code, result.output
+
+
+def write_experiment(folder: Path, name: str, grid: str = "", **keys: Scalar) -> Path:
+    """Write an experiment on a tiny synthetic federation beside it."""
+    if not (folder / "federation.toml").exists():
+        write_federation(folder, {"north": "labeled", "west": "unlabeled"}, images=6)
+    flat: dict[str, Scalar] = {
+        **TINY,
+        "federation": "federation.toml",
+        "cache-dir": str(folder / "cache"),
+        "tracking": "",
+        "method": "fedavg",
+        "rounds": 2,
+        **keys,
+    }
+    path = folder / f"{name}.toml"
+    path.write_text(config_toml(flat) + grid)
+    return path
+
+
+def test_a_grid_is_every_combination_with_every_seed(tmp_path: Path) -> None:
+    grid = "\n[grid]\n'denoise.mu' = [0.5, 1.0]\nlabeled-sites = ['a', 'a,b']\n"
+    path = write_experiment(tmp_path, "mu", grid)
+    names = [job.name for job in jobs_of(path, range(2))]
+    points = [
+        f"denoise.mu={mu},labeled-sites={sites}" for mu in (0.5, 1.0) for sites in ("a", "a+b")
+    ]
+    assert names == [f"{tmp_path.name}/mu/{p}/seed{s}" for p in points for s in (0, 1)]
+    assert jobs_of(path, [3])[3].config["labeled-sites"] == "a,b"
+    assert jobs_of(path, [3])[3].config["seed"] == 3
+
+
+def test_federations_of_a_grid_are_files_beside_it(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, "sites", "\n[grid]\nfederation = ['federation.toml']\n")
+    (job,) = jobs_of(path, [0])
+    assert job.config["federation"] == str(tmp_path / "federation.toml")
+    assert job.name == f"{tmp_path.name}/sites/federation=federation.toml/seed0"
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
+def test_a_sweep_varies_what_its_grid_names_and_nothing_else(path: Path) -> None:
+    import math
+    import tomllib
+
+    grid = tomllib.loads(path.read_text())["grid"]
+    jobs = jobs_of(path, [0])
+    assert len(jobs) == math.prod(len(values) for values in grid.values()) > 1
+    varying = {k for k in jobs[0].config if len({job.config[k] for job in jobs}) > 1}
+    assert varying == set(grid)
+
+
+def test_the_sweeps_that_the_field_asks_for_are_there() -> None:
+    stems = {path.stem for path in SWEEPS}
+    wanted = {"labeled-sites", "mu", "refresh", "passes", "k", "thresholds", "warmup", "ratio"}
+    assert wanted <= stems
+
+
+def test_a_sweep_runs_and_a_second_call_does_nothing(tmp_path: Path) -> None:
+    grid = "\n[grid]\nlabeled-sites = ['north', 'north,west']\n"
+    path = write_experiment(tmp_path / "tiny", "sweep", grid)
+    out = tmp_path / "runs"
+    status, text = app(run.main, str(path), "--out", str(out), "--jobs", "1")
+    assert status == 0, text
+    assert "2 runs, 0 of them finished, 2 to do." in text
+    assert "No run of tiny is finished" in text
+    files = sorted(out.glob("tiny/sweep/*/seed0/results.json"))
+    assert [f.parts[-3] for f in files] == ["labeled-sites=north", "labeled-sites=north+west"]
+    roles = [json.loads(f.read_text())["sites"]["west"]["role"] for f in files]
+    assert roles == ["unlabeled", "labeled"]
+    before = [(f.stat().st_mtime_ns, f.read_bytes()) for f in files]
+    status, text = app(run.main, str(path), "--out", str(out), "--jobs", "1")
+    assert (status, "2 of them finished, 0 to do" in text) == (0, True)
+    assert [(f.stat().st_mtime_ns, f.read_bytes()) for f in files] == before
+
+
+@pytest.mark.timeout(1800)
+def test_a_killed_runner_leaves_no_run_behind_and_is_continued(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path / "tiny", "long", rounds=60, seed=0)
+    out = tmp_path / "runs"
+    folder = out / "tiny/long/seed0"
+    command = [sys.executable, "-m", "experiments.run", str(path), "--out", str(out), "--jobs", "1"]
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        _wait(lambda: _rounds(folder) >= 3)
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+    _wait(lambda: not _writers(folder))
+    reached = _rounds(folder)
+    assert 3 <= reached < 60
+    assert not (folder / "results.json").exists()
+    lines = (folder / "rounds.jsonl").read_text().splitlines()[: reached - 1]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = (folder / "rounds.jsonl").read_text().splitlines()
+    assert len(after) == 60
+    assert after[: len(lines)] == lines, "finished rounds are not run again"
+    (job,) = jobs_of(path, [0])
+    console = ConsoleProgress(Console(quiet=True))
+    simulate(load_config(job.config), tmp_path / "whole", progress=console)
+    assert _digest(tmp_path / "whole") == _digest(folder)
+
+
+def test_a_run_without_a_checkpoint_is_set_aside_not_overwritten(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path / "tiny", "early")
+    folder = tmp_path / "runs/tiny/early/seed0"
+    folder.mkdir(parents=True)
+    (folder / "rounds.jsonl").write_text("half a li")
+    (job,) = jobs_of(path, [0])
+    assert run.run_job(job, tmp_path / "runs", run.Engine.LOOPBACK) == 0
+    assert (folder / "results.json").is_file()
+    aside = folder.with_name("seed0.interrupted-1")
+    assert (aside / "rounds.jsonl").read_text() == "half a li"
+
+
+def test_the_estimate_goes_by_finished_runs(tmp_path: Path) -> None:
+    def finished(name: str, seconds: float) -> None:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "results.json").write_text(json.dumps({"wall_seconds": seconds}))
+
+    finished("eyes/lower/seed0", 60.0)
+    finished("eyes/denoise/labeled-sites=a/seed0", 180.0)
+    assert known_seconds(tmp_path) == {
+        "eyes": 120.0,
+        "eyes/lower": 60.0,
+        "eyes/denoise": 180.0,
+    }
+    names = ["eyes/lower/seed1", "eyes/denoise/labeled-sites=b/seed0", "eyes/mutual/seed0"]
+    open_ = [Job(name, {}) for name in names]
+    done = Job("eyes/lower/seed0", {})
+    text = estimate([done, *open_], open_, tmp_path, 2)
+    # 60 + 180 + 120, the last by the set's mean
+    assert "4 runs, 1 of them finished, 3 to do." in text
+    assert "About 6 min of computing for 3 of them" in text
+    assert "3 min with 2 side by side" in text
+    unknown = [Job("knees/lower/seed0", {})]
+    assert "No run of knees is finished" in estimate(unknown, unknown, tmp_path, 2)
+
+
+def test_a_dry_call_lists_the_runs_of_a_set_and_starts_none(tmp_path: Path) -> None:
+    for name in ("dry", "common"):
+        write_experiment(tmp_path / "tiny", name)
+    files = sorted(str(path) for path in (tmp_path / "tiny").glob("*.toml"))
+    assert len(files) == 3, "with the federation"
+    status, text = app(run.main, *files, "--out", str(tmp_path / "runs"), "--dry")
+    assert (status, text.splitlines()[-1]) == (0, "tiny/dry/seed0")
+    assert "1 runs, 0 of them finished" in text
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def row(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished row of the runner."""
+    folder = tmp_path_factory.mktemp("row")
+    keys: dict[str, Scalar] = {"method": "denoise", "denoise.warmup-rounds": 1}
+    path = write_experiment(folder / "tiny", "denoise", **keys)
+    (job,) = jobs_of(path, [1])
+    assert run.run_job(job, folder / "runs", run.Engine.LOOPBACK) == 0
+    return folder / "runs" / job.name
+
+
+def test_a_rerun_of_a_row_has_the_same_digest(row: Path, tmp_path: Path) -> None:
+    before = sorted((p, p.stat().st_mtime_ns) for p in row.rglob("*"))
+    status, text = app(rerun.main, str(row), "--out", str(tmp_path / "again"))
+    assert (status, text.strip()) == (0, f"same {_digest(row)}")
+    assert _digest(tmp_path / "again") == _digest(row)
+    assert sorted((p, p.stat().st_mtime_ns) for p in row.rglob("*")) == before
+
+
+def test_a_rerun_that_differs_names_both_digests_and_fails(row: Path, tmp_path: Path) -> None:
+    import shutil
+
+    changed = tmp_path / "changed"
+    shutil.copytree(row, changed)
+    results = json.loads((changed / "results.json").read_text())
+    config = (changed / "config.toml").read_text()
+    assert "seed = 1\n" in config
+    (changed / "config.toml").write_text(config.replace("seed = 1\n", "seed = 2\n", 1))
+    results["versions"]["torch"] = "1.0"
+    (changed / "results.json").write_text(json.dumps(results))
+    status, text = app(rerun.main, str(changed), "--out", str(tmp_path / "again"))
+    assert status == 1
+    assert f"first  {_digest(row)}" in text
+    assert f"second {_digest(tmp_path / 'again')}" in text
+    assert "torch: 1.0 then" in text
+
+
+def test_only_a_finished_row_can_be_rerun(tmp_path: Path) -> None:
+    status, text = app(rerun.main, str(tmp_path))
+    assert (status, "holds no finished run" in text) == (1, True)
+
+
+def _digest(folder: Path) -> str:
+    return str(json.loads((folder / "results.json").read_text())["weights_sha256"])
+
+
+def _rounds(folder: Path) -> int:
+    """Return the rounds that are written and checkpointed, or nearly."""
+    path = folder / "rounds.jsonl"
+    there = path.is_file() and any((folder / "checkpoint").glob("*.safetensors"))
+    return len(path.read_text().splitlines()) if there else 0
+
+
+def _writers(folder: Path) -> list[int]:
+    """Return the processes that were told to write to a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(folder).encode() in entry.read_bytes():
+                found.append(int(entry.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def _wait(true: object, seconds: float = 600) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.2)
