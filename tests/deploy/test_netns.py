@@ -23,7 +23,7 @@ from proxies import NGINX, Coordinator, serving
 from fedssl.deploy.keyring import extend_keyring
 from fedssl.results import config_toml
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(2400)]
 
 PORT = 8443
 SUPERLINK = 8000
@@ -160,7 +160,7 @@ def test_a_run_completes_though_a_site_is_cut_off_for_a_while(
         )
     try:
         rounds = out / "rounds.jsonl"
-        wait_until(lambda: (rounds.exists() and rounds.read_text()) or run.poll() is not None, 600)
+        wait_until(lambda: (rounds.exists() and rounds.read_text()) or run.poll() is not None, 900)
         assert run.poll() is None, log.read_text()
         network.south.up = False
         time.sleep(20)
