@@ -155,7 +155,7 @@ def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
 
 REAL = {
     "retina_vessels": ("stare", "2d", 3, {"image-size": "96,96", "patch-size": "64,64"}),
-    "hippocampus_msd": ("vanderbilt", "3d", 1, {"model.depth": 2}),
+    "hippocampus_msd": ("vanderbilt", "3d", 1, {"patch-size": "24,24,24"}),
     "lgg_flair_3d": ("tcga_fg", "slices", 1, {"image-size": "64,64"}),
 }
 
