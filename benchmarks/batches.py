@@ -164,14 +164,16 @@ def timed(clock: _Clock) -> Iterator[None]:
 
     stages: dict[int, int] = {}
     alive: dict[int, Batches] = {}
-    kept = (site_module.Batches, augment.augment_labeled, augment.augment_unlabeled)
-    site_module.Batches = Timed  # type: ignore[misc]
-    for function in ("augment_labeled", "augment_unlabeled"):
-        setattr(augment, function, _counted(clock, getattr(augment, function)))
+    kept: list[tuple[Any, str, Any]] = [(site_module, "Batches", Batches)]
+    kept += [(augment, n, getattr(augment, n)) for n in ("augment_labeled", "augment_unlabeled")]
+    setattr(site_module, "Batches", Timed)  # noqa: B010 -- it is not among the public names
+    for module, name, function in kept[1:]:
+        setattr(module, name, _counted(clock, function))
     try:
         yield
     finally:
-        site_module.Batches, augment.augment_labeled, augment.augment_unlabeled = kept  # type: ignore[misc]
+        for module, name, value in kept:
+            setattr(module, name, value)
 
 
 def _counted(clock: _Clock, function: Callable[..., Any]) -> Callable[..., Any]:
