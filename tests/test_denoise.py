@@ -434,12 +434,12 @@ def test_an_ensemble_labels_with_the_mean_of_its_teachers_maps(
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory, prepared_cache: Path) -> Finished:
-    """Two labeled sites teach for six rounds; a third has not been seen."""
+    """Two labeled sites teach until the loss is level; a third has not been seen."""
     roles = {"east": "labeled", "north": "labeled", "west": "unlabeled"}
     folder = tmp_path_factory.mktemp("learned")
     keys: dict[str, Scalar] = {
         "method": "fedavg",
-        "rounds": 6,
+        "rounds": 20,
         "local-steps": 20,
         "batch-size": 4,
         "lr": 0.003,
@@ -473,8 +473,9 @@ def test_trusted_pixels_are_right_more_often_than_the_raw_pseudo_label(
     found = quality(learned, tmp_path, denoising)
     for name in ("disc", "cup"):
         assert found[f"pseudo_dice/{name}"] > 0.5, "the teacher has learned nothing"
-        assert found[f"trusted_accuracy/{name}"] > found[f"pseudo_accuracy/{name}"]
-    assert found["trusted_precision/disc"] > found["pseudo_precision/disc"]
+        assert found[f"trusted_precision/{name}"] > found[f"pseudo_precision/{name}"]
+        if denoising == "both":
+            assert found[f"trusted_accuracy/{name}"] > found[f"pseudo_accuracy/{name}"]
 
 
 def test_without_denoising_every_pixel_is_trusted(learned: Finished, tmp_path: Path):

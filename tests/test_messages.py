@@ -216,7 +216,7 @@ def test_no_array_has_the_dimensions_of_an_image_or_of_its_features(tap: Tap):
 
 
 def test_no_byte_of_a_message_spells_a_name_of_a_case_a_file_or_a_path(tap: Tap):
-    secrets = {PATIENT, ".png", ".nii", "images", "labels", "/tmp", str(Path.home())}
+    secrets = {PATIENT, ".png", ".nii", "images/", "labels/", "/tmp", str(Path.home())}
     for site in tap.sites.values():
         secrets |= {str(site.state), str(site.prepared.folder), site.prepared.folder.name}
         secrets |= {c.name for c in site.prepared.cases} | {c.subject for c in site.prepared.cases}

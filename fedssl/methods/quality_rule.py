@@ -214,7 +214,8 @@ def _supervised_rounds(rule: ServerRule) -> int:
     """Return how many rounds the base rule trains on masks only; a third if it never stops."""
     setup = rule.setup
     for round_ in range(setup.run.rounds):
-        asked = {s for stage in rule.plan(round_) for s in stage.sites}
+        # What does not train (anchors, banks) may depend on which sites are there already.
+        asked = {s for stage in rule.plan(round_) if stage.trains for s in stage.sites}
         if rule.clock(round_).get("phase", 1.0) >= 2.0:
             return round_
         if any(setup.roster[s].role == Role.UNLABELED for s in asked):

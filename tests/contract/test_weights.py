@@ -94,7 +94,6 @@ OWN_REJECTION: dict[str, dict[str, Scalar]] = {
     "unimatch": {"unimatch.threshold": 1.0},
     "fed_consist": {"fed_consist.threshold": 1.0},
     "fedmix": {"fedmix.agreement": 1.5},
-    "cbafed": {"cbafed.tail": 0.0},
 }
 """Keys with which a method trusts nothing; others trust nothing where predicted quality counts."""
 

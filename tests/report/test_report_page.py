@@ -140,7 +140,7 @@ def test_curves_hold_the_values_of_every_round(pictures: Path, page: Element) ->
 
 def test_the_page_loads_nothing(pictures: Path, volumes: Path) -> None:
     for folder in (pictures, volumes):
-        text = (folder / "report.html").read_text()
+        text = (folder / "report.html").read_text(encoding="utf-8")
         page = read_page(folder / "report.html")
         loaded = [
             value
@@ -213,7 +213,7 @@ def test_names_from_files_cannot_become_markup(copy: Path) -> None:
 
 def test_a_page_to_share_holds_no_case_no_picture_and_no_path(pictures: Path) -> None:
     path = write_report(pictures, share=True)
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert path.name == "report-share.html"
     assert "data:image" not in text
     assert "image_0" in (pictures / "report.html").read_text()
