@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import locale
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 EYE = (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)
+
+
+@contextmanager
+def locale_kept() -> Iterator[None]:
+    """GDCM's writer leaves the process in the C locale, where text files are ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def write_slice(path: Path, plane: np.ndarray, tags: dict[str, str], spacing=(1.0, 1.0)) -> None:
@@ -21,7 +33,8 @@ def write_slice(path: Path, plane: np.ndarray, tags: dict[str, str], spacing=(1.
     writer.KeepOriginalImageUIDOn()
     writer.SetImageIO("GDCMImageIO")
     writer.SetFileName(str(path))
-    writer.Execute(image)
+    with locale_kept():
+        writer.Execute(image)
 
 
 def write_series(

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import locale
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from dicom_files import EYE, write_series, write_slice
+from dicom_files import EYE, locale_kept, write_series, write_slice
 
 from fedssl.data.masks import mask_name, write_onto
 from fedssl.data.readers import read_geometry, read_image, read_label
@@ -68,6 +69,13 @@ def test_one_file_is_one_slice(tmp_path):
         assert picture.spacing[1:] == pytest.approx((0.75, 0.5))
 
 
+def test_reading_leaves_the_locale_of_the_process(tmp_path):
+    folder = write_series(tmp_path / "scan", VOLUME)
+    before = locale.setlocale(locale.LC_ALL)
+    read_image(folder)
+    assert locale.setlocale(locale.LC_ALL) == before
+
+
 def test_a_losslessly_compressed_file_reads(tmp_path):
     image = sitk.GetImageFromArray(VOLUME[:1].astype(np.uint16))
     writer = sitk.ImageFileWriter()
@@ -75,7 +83,8 @@ def test_a_losslessly_compressed_file_reads(tmp_path):
     writer.SetFileName(str(tmp_path / "x.dcm"))
     writer.UseCompressionOn()
     writer.SetCompressor("JPEG")
-    writer.Execute(image)
+    with locale_kept():
+        writer.Execute(image)
     assert b"1.2.840.10008.1.2.4.70" in (tmp_path / "x.dcm").read_bytes()[:700]
     np.testing.assert_array_equal(
         read_image(tmp_path / "x.dcm").array[0], VOLUME[:1].astype(np.uint16)
