@@ -1,9 +1,9 @@
 """Tables of finished runs: `python -m experiments.table runs --write experiments/RESULTS.md`.
 
 Per set and choice of labeled sites, one row per experiment: Dice, HD95 and ASSD at the unlabeled
-sites (mean over sites, then over seeds, with the standard deviation over seeds), the paired
-difference in Dice from the lower bound with a bootstrap interval over cases, and the share of the
-gap between lower and upper bound that is closed.
+sites, or at the mixed ones where there are no others (mean over sites, then over seeds, with the
+standard deviation over seeds), the paired difference in Dice from the lower bound with a bootstrap
+interval over cases, and the share of the gap between lower and upper bound that is closed.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def _block(set_: str, point: str, group: Sequence[Row], lower: Row, upper: Row | None) -> str:
-    sites = lower.sites("unlabeled")
+    # Where one mixed site is the whole federation, that is where the test images are.
+    sites = lower.sites("unlabeled") or lower.sites("mixed") or lower.sites("labeled")
     shown = [r for r in group if r.experiment != "upper"] + ([upper] if upper else [])
     shown.sort(key=lambda r: (r.experiment != "lower", r.experiment == "upper", r.experiment))
     unit = next(iter(next(iter(lower.results.values()))["sites"].values()))["distance_unit"]
