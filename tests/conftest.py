@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-# Relative paths of a federation start at FEDSSL_DATA where it is set; the tests' own do not.
-_REAL_DATA = os.environ.pop("FEDSSL_DATA", "")
+# Relative paths of a federation start at FEDSSL_DATA where it is set; the tests' own do not. It goes
+# on under another name, for pytest-xdist starts its workers after this.
+_REAL_DATA = os.environ.setdefault("FEDSSL_TEST_DATA", os.environ.pop("FEDSSL_DATA", ""))
 
 
 @pytest.fixture(scope="session")
