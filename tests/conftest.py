@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# Relative paths of a federation start at FEDSSL_DATA where it is set; the tests' own do not. It goes
-# on under another name, for pytest-xdist starts its workers after this.
+# Relative paths of a federation start at FEDSSL_DATA where it is set; the tests' own do not. Under
+# the other name it reaches pytest-xdist's workers, which are started after this.
 _REAL_DATA = os.environ.setdefault("FEDSSL_TEST_DATA", os.environ.pop("FEDSSL_DATA", ""))
 
 
