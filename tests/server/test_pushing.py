@@ -8,6 +8,7 @@ import pytest
 from flwr.app import ConfigRecord
 from flwr.proto.message_pb2 import PushObjectRequest, PushObjectResponse
 from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable import inflatable_protobuf_utils
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, push_objects
 from flwr.superlink.grid import http_grid
 
@@ -27,8 +28,10 @@ class Store:
 
 
 @pytest.fixture(autouse=True)
-def untouched() -> Iterator[None]:
+def flowers_own() -> Iterator[None]:
+    # Another test of this process may have started a ServerApp, which changes it for good.
     before = http_grid.make_push_object_fn_protobuf
+    http_grid.make_push_object_fn_protobuf = inflatable_protobuf_utils.make_push_object_fn_protobuf
     yield
     http_grid.make_push_object_fn_protobuf = before
 
