@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
 from typing import Final
 
 from flwr.app import Message
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from fedssl.errors import UploadError
@@ -36,6 +34,7 @@ class Arrivals:
         self._grid, self._timeout = grid, timeout
         self.nodes: dict[str, int] = {}
         self._present: set[int] = set()
+        self._registered: dict[int, str] = {}
         self._heard: dict[int, float] = {}
         self._asked: dict[str, tuple[int, float]] = {}
         self._later: dict[int, float] = {}
@@ -69,7 +68,9 @@ class Arrivals:
 
     def _see(self) -> None:
         """Forget who is gone: it is asked anew when it is back, for it may be another by then."""
-        self._present = set(self._grid.get_node_ids())
+        names = {node.node_id: node.name for node in self._grid.get_nodes()}
+        self._present = set(names)
+        self._registered |= names  # kept: who has gone by the time its reply is read keeps its name
         self._heard = {n: t for n, t in self._heard.items() if n in self._present}
 
     def _ask(self, run: str) -> None:
@@ -100,7 +101,8 @@ class Arrivals:
 
     def _binds(self, upload: Upload, node: int) -> bool:
         """Whether a node may be the site that it says it is; remembers it if so."""
-        registered, other = self._registered(node), self.nodes.get(upload.site, node)
+        # Flower authenticates keys; the name that a key is registered under says whose it is.
+        registered, other = self._registered.get(node, ""), self.nodes.get(upload.site, node)
         if registered and registered != upload.site:
             self._put_off(
                 node,
@@ -119,11 +121,3 @@ class Arrivals:
         self.nodes[upload.site] = node
         self._heard[node] = time.monotonic()
         return True
-
-    def _registered(self, node: int) -> str:
-        """Return the name that the coordinator registered a node's key under; '' for none.
-
-        Flower authenticates keys; it is the name beside the key that says whose it is.
-        """
-        get_nodes: Callable[[], Iterable[NodeInfo]] = getattr(self._grid, "get_nodes", list)
-        return next((info.name for info in get_nodes() if info.node_id == node), "")
