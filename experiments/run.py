@@ -57,7 +57,7 @@ def main(
         for job in open_:
             typer.echo(job.name)
         return
-    if workers == 1 and not os.environ.get("RAY_ADDRESS"):
+    if engine == Engine.RAY or (workers == 1 and not os.environ.get("RAY_ADDRESS")):
         failed = [job.name for job in open_ if run_job(job, out, engine) != 0]
     else:
         failed = _side_by_side(open_, out, workers)
