@@ -134,6 +134,7 @@ class RunConfig(_Section):
     mode: Literal["", "2d", "slices", "2.5d", "3d"] = Field(
         "", description="'' as the federation's [task] says; else for all sites, e.g. of a plan"
     )
+    crop: bool = Field(False, description="cut off an image's dark surroundings before resizing")
     image_size: str = Field("", description="'96' or '96,128': resize; '' keeps the size")
     target_spacing: str = Field(
         "", description="'1' or '3,1,1' (D,H,W) in mm: resample; not together with image-size"

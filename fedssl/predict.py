@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedssl.config import RunConfig, Scalar
+from fedssl.data.cropping import lengths, paste
 from fedssl.data.masks import mask_name, write_onto
-from fedssl.data.prepare import PreparePlan, prepare_case
+from fedssl.data.prepare import PreparePlan, cropped, prepare_case
 from fedssl.data.sizes import parse_size
 from fedssl.data.source import FolderSource
 from fedssl.engine import pick_device
@@ -233,6 +234,8 @@ def _cases(source: FolderSource) -> Iterator[Case]:
 def _label(trained: Trained, case: Case) -> Tensor:
     """Return the label map [*S] uint8 of a case at its own size."""
     plan = PreparePlan.from_run(trained.run, trained.task)
-    image, _, _ = prepare_case(case, plan)
+    box = plan.box_of(case)
+    image, _, _ = prepare_case(cropped(case, box), plan)
     prob = foreground(trained, torch.from_numpy(image))
-    return label_map(prob, trained.seen.output, case.image.shape[1:]).cpu()
+    label = label_map(prob, trained.seen.output, lengths(box)).cpu().numpy()
+    return torch.from_numpy(paste(label, box, case.image.shape[1:]))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fedssl.data.cropping import Box
 from fedssl.data.formats import stem_of
 from fedssl.data.layouts.cases import files_by_stem
 from fedssl.data.masks import mask_name, write_onto
@@ -85,7 +86,8 @@ def export_pseudo_labels(site: PseudoSite, source: FolderSource, out: Path) -> l
         raise DataError(f"{out} is not empty; pseudo-labels are written into a new folder.")
     for name in ("labels", "trust"):
         (out / name).mkdir(parents=True)
-    unsorted = [_write(site.case(index), source, out) for index in site.cases]
+    boxes = [case.box for case in site.prepared.cases]
+    unsorted = [_write(site.case(index), source, boxes[index], out) for index in site.cases]
     ranked = sorted(unsorted, key=lambda e: (e.predicted_dice, e.case))
     exported = [
         Exported(rank, e.case, e.label, e.trust, e.predicted_dice, e.trusted)
@@ -95,11 +97,11 @@ def export_pseudo_labels(site: PseudoSite, source: FolderSource, out: Path) -> l
     return exported
 
 
-def _write(case: PseudoCase, source: FolderSource, out: Path) -> Exported:
+def _write(case: PseudoCase, source: FolderSource, box: Box, out: Path) -> Exported:
     image, geometry = source.files[case.index].image, source.geometry(case.index)
     label, trust = (out / folder / mask_name(image, case.name) for folder in ("labels", "trust"))
-    write_onto(label, case.label, geometry)
-    write_onto(trust, case.trust, geometry)
+    write_onto(label, case.label, geometry, box)
+    write_onto(trust, case.trust, geometry, box)
     return Exported(0, case.name, label, trust, case.predicted_dice, case.trusted)
 
 

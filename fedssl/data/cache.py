@@ -16,10 +16,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from fedssl.data.cropping import Box
 from fedssl.errors import DataError
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
     "open_prepared",
 ]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _ABANDONED_SECONDS = 24 * 3600.0
 
 
@@ -48,7 +49,8 @@ class PreparedCase:
         label_offset: the same in `labels.npy`; -1 without a mask.
         spacing: per axis of `shape`, in `distance_unit`.
         distance_unit: `mm` or `pixel`.
-        original_shape: *S before resizing.
+        original_shape: *S before cropping and resizing.
+        box: what of `original_shape` was kept.
         split: `train`, `val` or `test` where the data set publishes a split, else empty.
     """
 
@@ -61,6 +63,7 @@ class PreparedCase:
     spacing: tuple[float, ...]
     distance_unit: str
     original_shape: tuple[int, ...]
+    box: Box
     split: str = ""
 
     @property
@@ -141,10 +144,13 @@ def open_prepared(cache_dir: Path, key: str) -> PreparedSite | None:
     return PreparedSite(folder, cases)
 
 
-def _case(row: dict[str, object]) -> PreparedCase:
-    return PreparedCase(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}  # type: ignore[arg-type]
-    )
+def _case(row: dict[str, Any]) -> PreparedCase:
+    return PreparedCase(**{name: _tuples(value) for name, value in row.items()})
+
+
+def _tuples(value: Any) -> Any:
+    """Return JSON's lists as the tuples that they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 class CacheWriter:
@@ -184,6 +190,7 @@ class CacheWriter:
         spacing: tuple[float, ...],
         distance_unit: str,
         original_shape: tuple[int, ...],
+        box: Box,
         split: str = "",
     ) -> None:
         """Append one case: image [C, *S], label [*S] or None."""
@@ -201,6 +208,7 @@ class CacheWriter:
                 tuple(spacing),
                 distance_unit,
                 tuple(original_shape),
+                box,
                 split,
             )
         )

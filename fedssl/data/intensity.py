@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-__all__ = ["resize_image", "resize_label", "window", "zscore"]
+__all__ = ["foreground", "resize_image", "resize_label", "window", "zscore"]
 
 _BACKGROUND_SHARE = 0.05
 _DARK = 0.1
@@ -19,18 +19,20 @@ _EVEN = 3.0**0.5
 def zscore(image: np.ndarray) -> np.ndarray:
     """Return an image [C, *S] whose channels have mean 0 and standard deviation 1.
 
-    The statistics come from the foreground: if more than 5 % of the voxels are dark (channels
-    scaled from their 0.5 to their 99.5 percentile, the mean of the channels at most 0.1), those
-    count as background, be it exactly 0 or noise. Values are clipped to the 0.5 and 99.5
-    percentiles of the foreground, so that a few hot voxels do not set the scale. A constant
-    channel becomes zeros.
+    The statistics come from the foreground. Values are clipped to its 0.5 and 99.5 percentiles, so
+    that a few hot voxels do not set the scale. A constant channel becomes zeros.
     """
-    inside = _foreground(image)
+    inside = foreground(image)
     return np.stack([_zscore_channel(channel, inside) for channel in image])
 
 
-def _foreground(image: np.ndarray) -> np.ndarray:
-    """Return the voxels [*S] bool that are not dark; all where hardly any or only one level is."""
+def foreground(image: np.ndarray) -> np.ndarray:
+    """Return the voxels [*S] bool of an image [C, *S] that are not background.
+
+    Background is what is dark, be it exactly 0 or noise: channels are scaled from their 0.5 to
+    their 99.5 percentile, and the mean of the channels is at most 0.1. If that holds for at most
+    5 % of the voxels, or for all, there is no background.
+    """
     total = np.zeros(image.shape[1:], dtype=np.float64)
     for channel in image:
         low, high = (float(v) for v in np.percentile(channel, _CLIP))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from fedssl.data.cropping import Box, lengths, paste, whole
 from fedssl.data.formats import format_of, stem_of
 from fedssl.data.geometry import Geometry
 from fedssl.data.readers import write_label
@@ -32,8 +33,14 @@ def mask_name(image: Path, case: str = "") -> str:
     return (case.replace("/", "_") or stem) + suffix
 
 
-def write_onto(path: Path, label: np.ndarray, geometry: Geometry) -> None:
+def write_onto(path: Path, label: np.ndarray, geometry: Geometry, box: Box | None = None) -> None:
     """Write a map of integers [*S] onto a file's grid; another size is filled by nearest value.
+
+    Args:
+        path: file to write.
+        label: of the whole image, or of a box of it.
+        geometry: the image's grid.
+        box: what of the grid `label` covers, 0 elsewhere; None: all.
 
     Raises:
         DataError: the file cannot be written.
@@ -41,7 +48,9 @@ def write_onto(path: Path, label: np.ndarray, geometry: Geometry) -> None:
     size = tuple(geometry.size[axis] for axis in reversed(geometry.axes))
     # A picture stored as a volume of one slice.
     plane = label[np.newaxis] if label.ndim == len(size) - 1 else label
-    if plane.shape != size:
+    place = whole(size) if box is None else (*whole(size[: len(size) - len(box)]), *box)
+    if plane.shape != lengths(place):
         grown = torch.from_numpy(plane[np.newaxis, np.newaxis].astype(np.float32))
-        plane = F.interpolate(grown, size, mode="nearest-exact")[0, 0].numpy().astype(label.dtype)
-    write_label(path, plane, geometry)
+        resized = F.interpolate(grown, lengths(place), mode="nearest-exact")
+        plane = resized[0, 0].numpy().astype(label.dtype)
+    write_label(path, paste(plane, place, size), geometry)

@@ -1,11 +1,11 @@
-"""From files to prepared arrays: resized, normalised, cached under a key of what decides them."""
+"""From files to prepared arrays: cropped, resized, normalised; cached by what decides them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from fedssl.data.cache import (
     default_cache_dir,
     open_prepared,
 )
+from fedssl.data.cropping import Box, cut, foreground_box, whole
 from fedssl.data.fitting import prepare_image, resampled_size
 from fedssl.data.intensity import resize_label
 from fedssl.data.sizes import parse_size, parse_spacing, parse_window
@@ -26,7 +27,15 @@ from fedssl.data.source import CaseSource
 from fedssl.errors import ConfigError, DataError
 from fedssl.types import Case, Task
 
-__all__ = ["PreparePlan", "PreparedCase", "PreparedSite", "prepare", "prepare_case", "prepare_site"]
+__all__ = [
+    "PreparePlan",
+    "PreparedCase",
+    "PreparedSite",
+    "cropped",
+    "prepare",
+    "prepare_case",
+    "prepare_site",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,7 @@ class PreparePlan:
         channels: the task's channels.
         target_spacing: new spacing in mm of the same axes, or None to keep it.
         intensity_window: what `window` keeps.
+        crop: whether the dark surroundings of an image are cut off first.
     """
 
     image_size: tuple[int, ...] | None
@@ -48,6 +58,7 @@ class PreparePlan:
     channels: int
     target_spacing: tuple[float, ...] | None = None
     intensity_window: tuple[float, float] | None = None
+    crop: bool = False
 
     @classmethod
     def from_run(cls, run: RunConfig, task: Task) -> PreparePlan:
@@ -69,7 +80,11 @@ class PreparePlan:
                 f"but normalise is {run.normalise!r}."
             )
         window = parse_window(run.intensity_window) if run.normalise == "window" else None
-        return cls(size, run.normalise, task.mode, task.channels, spacing, window)
+        return cls(size, run.normalise, task.mode, task.channels, spacing, window, run.crop)
+
+    def box_of(self, case: Case) -> Box:
+        """Return what of a case is kept."""
+        return foreground_box(case.image) if self.crop else whole(case.image.shape[1:])
 
     def size_of(self, case: Case) -> tuple[int, ...] | None:
         """Return the new length of a case's last axes, or None to keep them.
@@ -126,7 +141,8 @@ def prepare(
     with CacheWriter(cache_dir, key) as writer:
         for index, ref in enumerate(source.cases):
             case = source.read(index)
-            image, label, spacing = prepare_case(case, plan)
+            box = plan.box_of(case)
+            image, label, spacing = prepare_case(cropped(case, box), plan)
             writer.add(
                 image,
                 label,
@@ -135,6 +151,7 @@ def prepare(
                 spacing=spacing,
                 distance_unit=case.distance_unit,
                 original_shape=case.image.shape[1:],
+                box=box,
                 split=ref.split,
             )
             if progress is not None:
@@ -149,6 +166,24 @@ def prepare(
 def _key(source: CaseSource, plan: PreparePlan) -> str:
     text = json.dumps([source.content_key(), asdict(plan), FORMAT_VERSION], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def cropped(case: Case, box: Box) -> Case:
+    """Return a case that ends at a box of its image and mask.
+
+    Raises:
+        DataError: the mask has foreground outside the box, which nothing could be scored for.
+    """
+    label = case.label
+    if label is not None:
+        outside = np.count_nonzero(label) - np.count_nonzero(cut(label, box))
+        if outside:
+            raise DataError(
+                f"Case {case.name!r} has {outside} voxels of its mask in the dark surroundings "
+                "that crop = true cuts off. Check the mask, or set crop = false."
+            )
+        label = cut(label, box)
+    return replace(case, image=cut(case.image, box), label=label)
 
 
 def prepare_case(

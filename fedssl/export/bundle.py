@@ -82,6 +82,7 @@ def inference_config(trained: Trained) -> dict[str, Any]:
                 {"_target_": f"{steps}.ReadImaged", "mode": task.mode, "channels": task.channels},
                 {
                     "_target_": f"{steps}.PrepareImaged",
+                    "crop": plan.crop,
                     "image_size": plan.image_size,
                     "target_spacing": plan.target_spacing,
                     "normalise": plan.normalise,

@@ -15,6 +15,7 @@ from monai.inferers.inferer import Inferer
 from monai.transforms.transform import Transform
 from torch import Tensor
 
+from fedssl.data.cropping import Box, cut, foreground_box, lengths, paste, whole
 from fedssl.data.fitting import (
     base_channels,
     fit_mode,
@@ -67,9 +68,10 @@ class ReadImaged(Transform):
 
 
 class PrepareImaged(Transform):
-    """Resize and normalise `image`; `size` keeps its own size.
+    """Crop, resize and normalise `image`; `shape` keeps its own size, `box` what was kept of it.
 
     Args:
+        crop: whether the dark surroundings are cut off.
         image_size: new length of the last axes, or None to keep them.
         target_spacing: new spacing of the last axes in mm instead, or None.
         normalise: `zscore`, `window` or `none`.
@@ -78,23 +80,27 @@ class PrepareImaged(Transform):
 
     def __init__(
         self,
+        crop: bool,
         image_size: Sequence[int] | None,
         target_spacing: Sequence[float] | None,
         normalise: str,
         intensity_window: tuple[float, float] | None,
     ) -> None:
-        self.image_size, self.target_spacing = image_size, target_spacing
+        self.crop, self.image_size, self.target_spacing = crop, image_size, target_spacing
         self.normalise, self.intensity_window = normalise, intensity_window
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the item with its image prepared."""
-        raw, size = data["image"], self.image_size
+        raw, size, shape = data["image"], self.image_size, data["image"].shape[1:]
+        box = foreground_box(raw) if self.crop else whole(shape)
+        raw = cut(raw, box)
         if self.target_spacing is not None:
             if data["spacing"] is None:
                 raise DataError(f"{data['path']} has no spacing in mm, but the network needs it.")
             size = resampled_size(raw.shape[1:], data["spacing"], self.target_spacing)
         image = torch.from_numpy(prepare_image(raw, size, self.normalise, self.intensity_window))
-        return {"path": data["path"], "image": image, "size": torch.tensor(raw.shape[1:])}
+        place = {"shape": torch.tensor(shape), "box": torch.tensor(box)}
+        return {"path": data["path"], "image": image, **place}
 
 
 class CaseInferer(Inferer):
@@ -147,8 +153,9 @@ class ToLabeld(Transform):
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the item with its label map."""
-        size = [int(side) for side in data["size"]]
-        return {**data, "pred": label_map(torch.as_tensor(data["pred"]), self.output, size)}
+        box: Box = tuple((int(start), int(end)) for start, end in data["box"])
+        label = label_map(torch.as_tensor(data["pred"]), self.output, lengths(box)).cpu().numpy()
+        return {**data, "pred": torch.from_numpy(paste(label, box, data["shape"].tolist()))}
 
 
 class WriteMaskd(Transform):

@@ -44,6 +44,7 @@ def processing(trained: Trained) -> dict[str, Any]:
     return {
         "orientation": _ORDER,
         "mode": task.mode,
+        "crop": plan.crop,
         "image_size": plan.image_size,
         "target_spacing": plan.target_spacing,
         "normalise": plan.normalise,

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from fedssl.data.cache import CacheWriter, PreparedSite, open_prepared
+from fedssl.data.cropping import whole
 
 WriteImage = Callable[..., Path]
 
@@ -70,6 +71,7 @@ def prepared_site(tmp_path: Path) -> Callable[..., PreparedSite]:
                     spacing=(1.0,) * dims,
                     distance_unit="pixel",
                     original_shape=image.shape[1:],
+                    box=whole(image.shape[1:]),
                 )
             writer.finish()
         site = open_prepared(tmp_path / "cache", key)
