@@ -183,8 +183,8 @@ def merge(summaries: Sequence[Summary]) -> Summary:
         axes={
             name: _merged_axis([s.axes[name] for s in summaries if name in s.axes]) for name in axes
         },
-        intensity=_merged_intensities([s.intensity for s in summaries]),
-        foreground=_merged_intensities([s.foreground for s in summaries]),
+        intensity=_together([s.intensity for s in summaries]),
+        foreground=_together([s.foreground for s in summaries]),
         hounsfield=sum(s.hounsfield for s in summaries),
         class_voxels=_added([s.class_voxels for s in summaries]),
         class_cases=_added([s.class_cases for s in summaries]),
@@ -254,7 +254,7 @@ def _lengths(values: Sequence[float]) -> Lengths:
     return Lengths(bins=dict(sorted(counted.items())), shared=shared_values(values))
 
 
-def _together(moments: Sequence[Moments]) -> Intensities:
+def _together(moments: Sequence[Moments] | Sequence[Intensities]) -> Intensities:
     return Intensities(
         count=sum(m.count for m in moments),
         total=sum(m.total for m in moments),
@@ -271,15 +271,6 @@ def _merged_axis(parts: Sequence[AxisSummary]) -> AxisSummary:
         ordered = {value: shared[value] for value in sorted(shared, key=float)}
         merged[what] = Lengths(bins=add_counts(part.bins for part in own), shared=ordered)
     return AxisSummary(**merged)
-
-
-def _merged_intensities(parts: Sequence[Intensities]) -> Intensities:
-    return Intensities(
-        count=sum(p.count for p in parts),
-        total=sum(p.total for p in parts),
-        squares=sum(p.squares for p in parts),
-        bins=add_counts(p.bins for p in parts),
-    )
 
 
 def _added(parts: Sequence[Mapping[str, int]]) -> dict[str, int]:

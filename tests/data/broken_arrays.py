@@ -11,6 +11,7 @@ import numpy as np
 from broken_corpus import PICTURE, VOLUME, Build, patched, saved
 from broken_hdf5 import both, hdf5, of, written
 from PIL import Image
+from refusals import NOT_IMAGES
 from scipy.io import savemat
 
 
@@ -197,12 +198,8 @@ def not_finite_arrays() -> dict[str, Build]:
 
 def array_strangers() -> dict[str, Build]:
     """Content of another kind under the suffixes of the array formats."""
-    noise = np.random.default_rng(4).bytes(2000)
     contents = {
-        "noise": noise,
-        "zeros": bytes(2000),
-        "a web page": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
-        "a git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        **NOT_IMAGES,
         "nothing": b"",
         **{name: content for name, content in ARRAYS.items() if name in ("npy", "gif")},
     }

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk  # noqa: N813 -- its customary name
+from refusals import NOT_IMAGES
 
 VOLUME = np.random.default_rng(0).integers(0, 255, (5, 6, 7)).astype(np.uint8)
 PICTURE = np.random.default_rng(1).integers(0, 255, (12, 10)).astype(np.uint8)
@@ -82,12 +83,8 @@ def truncations() -> dict[str, Build]:
 
 def strangers() -> dict[str, Build]:
     """Content of another kind under every suffix."""
-    noise = np.random.default_rng(4).bytes(2000)
     contents = {
-        "noise": noise,
-        "zeros": bytes(2000),
-        "a web page": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
-        "a git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        **NOT_IMAGES,
         "a line feed": b"\n",
     }
     suffixes = ("nii", "nii.gz", "mha", "mhd", "nrrd", "png", "jpg", "jpeg", "tif", "tiff", "bmp")
@@ -96,7 +93,7 @@ def strangers() -> dict[str, Build]:
         for suffix in suffixes
         for what, content in contents.items()
     }
-    found["gzipped noise as nii.gz"] = saved("x.nii.gz", gzip.compress(noise))
+    found["gzipped noise as nii.gz"] = saved("x.nii.gz", gzip.compress(NOT_IMAGES["noise"]))
     found["nothing gzipped as nii.gz"] = saved("x.nii.gz", gzip.compress(b""))
     for inside, outside in (
         ("png", "jpg"),

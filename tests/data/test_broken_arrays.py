@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import broken_arrays as arrays
@@ -13,30 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refusals import read_or_refused
 
 from fedssl.data.readers import read_image, read_label
 from fedssl.errors import DataError
 
-MEGABYTES = 300
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _bounded_memory() -> Iterator[None]:
-    """No header, whatever it claims, makes the process grow."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    yield
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    assert grown < MEGABYTES, f"reading broken files took {grown:.0f} MiB"
-
-
-def read_or_refused(read, path: Path):
-    """Return what was read, or None after a refusal that names the file."""
-    try:
-        return read(path)
-    except DataError as error:
-        message = str(error)
-    assert str(path) in message
-    return None
+pytestmark = pytest.mark.usefixtures("bounded_memory")
 
 
 BROKEN = {

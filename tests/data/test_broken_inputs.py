@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import broken_corpus as corpus
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refusals import read_or_refused
 
 from fedssl.data.readers import read_image, read_label
 from fedssl.data.source import open_source
@@ -20,16 +19,7 @@ from fedssl.errors import DataError
 from fedssl.federation import SiteSpec
 from fedssl.types import Task
 
-MEGABYTES = 300
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _bounded_memory() -> Iterator[None]:
-    """No header, whatever it claims, makes the process grow."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    yield
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    assert grown < MEGABYTES, f"reading broken files took {grown:.0f} MiB"
+pytestmark = pytest.mark.usefixtures("bounded_memory")
 
 
 def refused(read, path: Path) -> DataError:
@@ -38,16 +28,6 @@ def refused(read, path: Path) -> DataError:
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < 1000
     return caught.value
-
-
-def read_or_refused(read, path: Path, named: str = ""):
-    """Return what was read, or None after a refusal that names the file."""
-    try:
-        return read(path)
-    except DataError as error:
-        message = str(error)
-    assert (named or str(path)) in message
-    return None
 
 
 BROKEN = {

@@ -180,3 +180,19 @@ def test_synthetic_sites_pass():
     report = check_site(spec, task)
     assert report.findings == ()
     assert len(report.facts) == 6
+
+
+def test_a_mask_that_is_cut_off_does_not_end_the_check(site, tmp_path):
+    mask = tmp_path / "s/labels/c2.nii.gz"
+    mask.write_bytes(mask.read_bytes()[:60])
+    report = check_site(site, VOLUMES)
+    (found,) = report.findings
+    assert (found.level, found.kind, found.file) == (Level.ERROR, "mask", str(mask))
+    assert len(report.facts) == 6
+
+
+def test_pictures_of_one_value_are_no_duplicates_of_each_other(tmp_path, write_image):
+    for i in range(3):
+        write_image(tmp_path / f"images/{i}.png", np.zeros((30, 30), dtype=np.uint8))
+    report = check_site(SiteSpec(name="s", path=str(tmp_path), role="unlabeled"), FUNDUS)
+    assert kinds(report) == {("warning", "constant"): 3}
