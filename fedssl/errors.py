@@ -14,8 +14,9 @@ A message says what is wrong, which file or key, what was given, and what would 
 
 from __future__ import annotations
 
+import errno
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +31,21 @@ __all__ = [
     "TrainingError",
     "UploadError",
     "did_you_mean",
+    "file_trouble",
 ]
+
+_REMEDIES: Final = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some room, then try again."),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "Ask for access, or give a place that belongs to the user who runs this.",
+    ),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "It is in the way of a folder; give another."),
+    errno.EISDIR: "Give a file.",
+    errno.ENOENT: "Give another path.",
+    errno.ENAMETOOLONG: "Give a shorter path.",
+    errno.EIO: "Look after the disk, then try again.",
+}
 
 
 class FedsslError(Exception):
@@ -69,3 +84,16 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Return a ' Did you mean ...?' sentence, or '' when nothing is close."""
     close = get_close_matches(given, list(known), n=2, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+
+
+def file_trouble(error: OSError) -> str:
+    """Return what a user can do about a file that cannot be read or written, or ''.
+
+    It is for what the disk or its owner has to mend; all else is a fault of ours and shows itself
+    with a traceback.
+    """
+    remedy = _REMEDIES.get(error.errno or 0, "")
+    if not remedy:
+        return ""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror}. {remedy}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from fedssl.errors import TrainingError
 from fedssl.functional.averaging import cpu_copy, weights_sha256
 from fedssl.types import Arrays
 
@@ -24,11 +26,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        error.filename = str(path)  # a failing write names no file
+        raise
 
 
 def split_token(token: str) -> tuple[str, int]:
@@ -66,13 +74,21 @@ class FileMemory:
         return self._checked(earlier[-1]) if earlier else None
 
     def save(self, name: str, arrays: Arrays) -> None:
-        """Keep `arrays` under `name`, atomically."""
+        """Keep `arrays` under `name`, atomically.
+
+        Raises:
+            TrainingError: they cannot be written.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{name}.r{self._round:06d}.s{self._step:08d}.safetensors"
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         content = cpu_copy(arrays)
         stamps = {"run": self._run, "round": str(self._round), "step": str(self._step)}
-        save_file(content, temporary, {**stamps, "sha256": weights_sha256(content)})
+        try:
+            save_file(content, temporary, {**stamps, "sha256": weights_sha256(content)})
+        except SafetensorError as error:
+            temporary.unlink(missing_ok=True)
+            raise TrainingError(f"The state {path} cannot be written: {error}.") from None
         temporary.replace(path)
         previous = [p for _, round_, p in self._versions(name) if round_ < self._round]
         for old in previous[:-1]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from fedssl.config import RunConfig, Scalar, flatten
 from fedssl.errors import CheckpointError, ConfigError
@@ -111,7 +111,7 @@ class RunFolder:
         units: Mapping[str, str],
     ) -> None:
         """Write `model.safetensors` and `results.json`."""
-        save_file({k: v.contiguous() for k, v in weights.items()}, self.model)
+        write_atomically(self.model, save({k: v.contiguous() for k, v in weights.items()}))
         records = self.records()
         means = [m for s in sites.values() if (m := s.mean_dice()) is not None]
         results = {

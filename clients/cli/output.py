@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedssl.errors import FedsslError
+from fedssl.errors import FedsslError, file_trouble
 
 __all__ = ["JsonOption", "SiteFileArgument", "reported", "show"]
 
@@ -22,15 +22,22 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object,
 
 @contextmanager
 def reported(as_json: bool) -> Iterator[None]:
-    """Tell a deliberate error as one message and exit with status 1."""
+    """Tell a deliberate error, or a disk's, as one message and exit with status 1."""
     try:
         yield
     except FedsslError as error:
-        if as_json:
-            show({"ok": False, "error": str(error)})
-        else:
-            typer.secho(f"Error: {error}", err=True, fg="red")
-        raise typer.Exit(1) from None
+        message = str(error)
+    except OSError as error:
+        message = file_trouble(error)
+        if not message:
+            raise
+    else:
+        return
+    if as_json:
+        show({"ok": False, "error": message})
+    else:
+        typer.secho(f"Error: {message}", err=True, fg="red")
+    raise typer.Exit(1)
 
 
 def show(answer: dict[str, Any]) -> None:

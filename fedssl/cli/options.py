@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedssl.config import Scalar, parse_assignments
-from fedssl.errors import ConfigError, FedsslError
+from fedssl.errors import ConfigError, FedsslError, file_trouble
 
 if TYPE_CHECKING:
     from fedssl.config import RunConfig
@@ -56,12 +56,19 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an inte
 
 @contextmanager
 def friendly_errors() -> Iterator[None]:
-    """Print a deliberate error as one message and exit with status 1."""
+    """Print a deliberate error, or a disk's, as one message and exit with status 1."""
     try:
         yield
     except FedsslError as error:
-        typer.secho(f"Error: {error}", err=True, fg="red")
-        raise typer.Exit(1) from None
+        message = str(error)
+    except OSError as error:
+        message = file_trouble(error)
+        if not message:
+            raise
+    else:
+        return
+    typer.secho(f"Error: {message}", err=True, fg="red")
+    raise typer.Exit(1)
 
 
 def read_experiment(path: Path) -> dict[str, Scalar]:

@@ -124,7 +124,7 @@ def write_label(path: Path, label: np.ndarray, geometry: Geometry) -> None:
     """Write a canonical mask [*S] onto a file's own grid.
 
     Raises:
-        DataError: the format cannot hold it or the folder cannot be written.
+        DataError: the format cannot hold it, or the folder cannot be written or is full.
     """
     path = Path(path)
     stored = np.ascontiguousarray(geometry.restore(label))
@@ -136,6 +136,21 @@ def write_label(path: Path, label: np.ndarray, geometry: Geometry) -> None:
     image.SetDirection(geometry.direction)
     with quiet(path, "written", "Choose a folder and a format that can hold a mask."):
         sitk.WriteImage(image, str(path), useCompression=True)
+    _require_written(path, label)
+
+
+def _require_written(path: Path, label: np.ndarray) -> None:
+    """Read a mask back; some writers say nothing when the disk is full."""
+    try:
+        same = np.array_equal(read_label(path).array, label)
+    except DataError:
+        same = False
+    if not same:
+        path.unlink(missing_ok=True)
+        raise DataError(
+            f"{path} cannot be written in full; the disk may be full. Free some room, then try "
+            "again."
+        )
 
 
 def _one_channel(array: np.ndarray, path: Path) -> np.ndarray:

@@ -46,6 +46,10 @@ def _write(path: Path, content: bytes, mode: int) -> Path:
         ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}.") from None
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        path.unlink()  # a part of a key would stand in the way of a new one
+        raise DataError(f"{path} cannot be written: {error.strerror or error}.") from None
     return path
