@@ -9,6 +9,7 @@ u = 0 for a single pass; a class without reliable pixels has no prototype test.
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from fedssl.config import MethodConfig, ModelConfig
 from fedssl.functional import denoising as dn
 from fedssl.functional.labels import foreground_targets
+from fedssl.functional.views import View, look, undo, views_of
 from fedssl.methods.base import LocalSetup, TrainingData
 from fedssl.methods.whole_case import predict_whole
 from fedssl.models import SegmentationModel
@@ -46,12 +48,30 @@ class DenoiserConfig(MethodConfig):
     prototypes: Literal["local", "labeled", "mix"] = Field(
         "local", description="where the class prototypes come from"
     )
-    passes: int = Field(10, ge=1, description="stochastic forward passes per image")
+    passes: int = Field(10, ge=1, description="stochastic forward passes per view of an image")
+    scales: str = Field("1", description="sizes at which an image is looked at, e.g. '0.75,1,1.5'")
+    flips: bool = Field(False, description="look at it mirrored too: at least four views")
     gamma: float = Field(0.75, ge=0.1, lt=1, description="probability of a foreground pixel")
     eta: float = Field(0.05, gt=0, description="largest trusted standard deviation")
     temperature: float = Field(2.0, gt=0, description="of the logits, for the uncertainty only")
     mc_bn_mode: Literal["eval", "batch"] = "eval"
     largest_component: bool = False
+
+    @field_validator("scales")
+    @classmethod
+    def _sizes(cls, text: str) -> str:
+        try:
+            scales = _numbers(text)
+        except ValueError:
+            scales = ()
+        if not scales or not all(0.25 <= scale <= 4 for scale in scales):
+            raise ValueError("expected numbers from 0.25 to 4, e.g. '0.75,1,1.5'")
+        return text
+
+    @property
+    def views(self) -> list[View]:
+        """How an image is looked at, `passes` times each."""
+        return views_of(_numbers(self.scales), flips=self.flips)
 
     @property
     def uses_prototypes(self) -> bool:
@@ -62,6 +82,7 @@ class DenoiserConfig(MethodConfig):
 def warn_if_vacuous(config: DenoiserConfig, model: ModelConfig) -> None:
     """Log a warning where passes cannot differ, so that every pixel passes the uncertainty test."""
     certain = config.passes == 1 or model.dropout_bottleneck == model.dropout_head == 0
+    certain = certain and len(config.views) == 1
     if certain and config.denoising in ("uncertainty", "both"):
         log.warning(
             "The uncertainty test of the denoiser trusts every pixel: it needs 'passes' > 1 (given "
@@ -209,16 +230,20 @@ class Relabeler:
             total: list[Tensor] = []
 
             def passes() -> Iterator[Tensor]:
-                for network in self._networks:
-                    for out in network.passes(x, config.passes):
+                for network, view in itertools.product(self._networks, config.views):
+                    seen = look(x, view, multiple=network.stride)
+                    for out in network.passes(seen, config.passes):
                         reduced = dn.downsample_features(out.features, FEATURE_FACTOR)
+                        sides = zip(x.shape[2:], reduced.shape[2:], seen.shape[2:], strict=True)
+                        grid = [side * low // high for side, low, high in sides]
+                        reduced = undo(reduced, view, grid)
                         total[:] = [total[0] + reduced] if total else [reduced]
-                        yield out.logits
+                        yield undo(out.logits, view, x.shape[2:])
 
             stats = dn.stochastic_statistics(
                 passes(), setup.task.output, temperature=config.temperature
             )
-            count = config.passes * len(self._networks)
+            count = config.passes * len(config.views) * len(self._networks)
             return stats.mean_prob, stats.uncertainty, total[0] / count
 
         with ExitStack() as modes:
@@ -235,6 +260,10 @@ class Relabeler:
             for c in data.unlabeled
         ]
         return torch.stack(fractions)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
 
 
 def _on_cpu(prototypes: dn.Prototypes) -> dn.Prototypes:

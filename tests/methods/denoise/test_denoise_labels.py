@@ -17,7 +17,8 @@ from tiny_federations import (
 from torch import Tensor
 
 from fedssl.config import RunConfig
-from fedssl.methods import METHODS
+from fedssl.errors import ConfigError
+from fedssl.methods import METHODS, load_config
 from fedssl.types import Role, Task
 
 
@@ -150,3 +151,44 @@ def test_an_ensemble_labels_with_the_mean_of_its_teachers_maps(
         disc, cup = ((probs[0] + probs[1]) / 2 > 0.5).numpy()
         np.testing.assert_array_equal(maps["pseudo"][0], disc)
         np.testing.assert_array_equal(maps["pseudo"][1], cup & disc)
+
+
+def test_views_are_averaged_on_the_images_grid(configure: Callable[..., RunConfig], tmp_path: Path):
+    """Of four flips and no dropout, the label is where the mean of the maps exceeds gamma."""
+    keys = {
+        "denoise.denoising": "none",
+        "denoise.passes": 1,
+        "denoise.flips": True,
+        "denoise.gamma": 0.5,
+        "model.dropout-bottleneck": 0.0,
+        "model.dropout-head": 0.0,
+        "rounds": 2,
+    }
+    run = configure("denoise", keys, PAIR)
+    finished = run_through(Watched(open_sites(run, tmp_path / "run")), run, tmp_path / "run")
+    site = finished.exchange.sites["west"]
+    network = METHODS["denoise"].build_model(run, site.task).eval()
+    network.load_state_dict(next(u.weights for u in finished.exchange.trained if u.round == 0))
+    for case, maps in zip(site.data.unlabeled, stored(finished, "west"), strict=True):
+        image = site.data.image(case)[None]
+        mean = torch.zeros(1, 2, *image.shape[2:])
+        for axes in ([], [3], [2], [2, 3]):
+            with torch.no_grad():
+                mean += network(image.flip(axes)).logits.sigmoid().flip(axes) / 4
+        disc, cup = (mean[0] > 0.5).numpy()
+        np.testing.assert_array_equal(maps["pseudo"][0], disc)
+        np.testing.assert_array_equal(maps["pseudo"][1], cup & disc)
+
+
+def test_views_of_several_sizes_doubt_what_one_view_is_sure_of(start: Start):
+    keys = {"denoise.denoising": "uncertainty", "denoise.passes": 1}
+    keys |= {"model.dropout-bottleneck": 0.0, "model.dropout-head": 0.0}
+    views = start(keys={**keys, "denoise.scales": "0.5,1,1.5"})
+    assert trained(start(keys=keys), "west")[0].metrics["retained"] == 1.0
+    assert trained(views, "west")[0].metrics["retained"] < 1.0
+
+
+@pytest.mark.parametrize("scales", ["", "big", "1,", "0.1", "nan"])
+def test_sizes_that_make_no_sense_are_refused(scales: str):
+    with pytest.raises(ConfigError, match=r"denoise\.scales.*numbers from 0\.25 to 4"):
+        load_config({"method": "denoise", "denoise.scales": scales})
