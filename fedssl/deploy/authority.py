@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,14 +22,16 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedssl.deploy.private_files import make_private_folder, write_new, write_private
-from fedssl.errors import DataError
+from fedssl.errors import ConfigError, DataError
 
 __all__ = [
     "COMPOSE_NAMES",
     "LOCAL_NAMES",
     "Authority",
+    "certified_names",
     "create_authority",
     "load_authority",
+    "require_host",
     "write_server_certificate",
 ]
 
@@ -42,6 +45,8 @@ LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 COMPOSE_NAMES: Final = ("superlink", "proxy")
 """Services of the compose files that terminate TLS."""
 
+_HOST: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
+
 
 @dataclass(frozen=True, slots=True)
 class Authority:
@@ -49,6 +54,23 @@ class Authority:
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
+
+
+def require_host(name: str) -> str:
+    """Return a host name or address; refuse what no certificate can be for.
+
+    Raises:
+        ConfigError: it is a URL, has a port or blanks, or other letters than ASCII.
+    """
+    try:
+        ip_address(name)
+    except ValueError:
+        if not _HOST.fullmatch(name):
+            raise ConfigError(
+                f"{name!r} is no host name or address. Give it without https:// and without a "
+                "port, e.g. 'fl.example.org'; other letters than ASCII in their xn-- form."
+            ) from None
+    return name
 
 
 def create_authority(folder: Path, name: str = "fedssl private CA") -> Authority:
@@ -87,11 +109,27 @@ def load_authority(folder: Path) -> Authority:
         key = load_pem_private_key((folder / "ca.key").read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
-            f"{folder} holds no usable ca.crt and ca.key ({error}). Make them with 'fedssl keys'."
+            f"{folder} holds no usable ca.crt and ca.key ({error}). If ca.key is kept offline, put "
+            "it back for a moment."
         ) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise DataError(f"{folder / 'ca.key'} is no elliptic-curve key; make one: fedssl keys.")
     return Authority(certificate, key)
+
+
+def certified_names(path: Path) -> list[str]:
+    """Return the host names and addresses that a certificate (PEM) is for.
+
+    Raises:
+        DataError: it cannot be read, or names none.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, x509.ExtensionNotFound) as error:
+        raise DataError(f"{path} is no usable certificate: {error}.") from None
+    addresses = names.get_values_for_type(x509.IPAddress)
+    return [*names.get_values_for_type(x509.DNSName), *map(str, addresses)]
 
 
 def write_server_certificate(authority: Authority, folder: Path, names: Sequence[str]) -> Path:

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedssl.deploy.authority import create_authority, load_authority, write_server_certificate
+from fedssl.deploy.authority import (
+    create_authority,
+    load_authority,
+    require_host,
+    write_server_certificate,
+)
 from fedssl.deploy.nodes import (
     REGISTRATION,
     Node,
@@ -15,7 +20,7 @@ from fedssl.deploy.nodes import (
     registration_csv,
     require_site_name,
 )
-from fedssl.deploy.private_files import make_private_folder, write_private
+from fedssl.deploy.private_files import make_private_folder, require_absent, write_private
 from fedssl.errors import ConfigError
 from fedssl.memory import write_atomically
 
@@ -79,10 +84,14 @@ def extend_keyring(folder: Path, *, hosts: Sequence[str], sites: Sequence[str]) 
     """
     if not hosts and not sites:
         raise ConfigError("Nothing to make: give --host NAME, --site NAME, or both.")
+    for host in hosts:
+        require_host(host)
     for site in sites:
         require_site_name(site)
-    make_private_folder(folder)
     ring = open_keyring(folder)
+    require_absent(ring.server / name for name in ("server.key", "server.pem") if hosts)
+    require_absent(folder / "nodes" / name for site in sites for name in (site, f"{site}.pub"))
+    make_private_folder(folder)
     if hosts:
         root = folder / "authority"
         new = not ring.authority

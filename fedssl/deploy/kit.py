@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
+from fedssl.deploy.authority import certified_names
 from fedssl.deploy.keyring import Keyring, extend_keyring, open_keyring
 from fedssl.deploy.nodes import Node, registration_csv
 from fedssl.deploy.private_files import make_private_folder, write_new, write_private
@@ -59,7 +60,7 @@ def write_kits(spec: DeploySpec, folder: Path, keys: Path | None = None) -> Kits
         keys: folder that `fedssl keys` made; sites and the server get new keys where it has none.
 
     Raises:
-        DataError: the folder is not empty.
+        DataError: the folder is not empty, or the keys are for another host.
     """
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty; kits are written into a new folder.")
@@ -76,7 +77,14 @@ def write_kits(spec: DeploySpec, folder: Path, keys: Path | None = None) -> Kits
 def _complete(folder: Path, spec: DeploySpec) -> Keyring:
     """Return a keyring with everything that the deployment needs."""
     have = open_keyring(folder)
-    hosts = [] if (have.server / "server.pem").is_file() else [spec.coordinator.host]
+    host, certificate = spec.coordinator.host, have.server / "server.pem"
+    hosts = [] if certificate.is_file() else [host]
+    if not hosts and host not in (known := certified_names(certificate)):
+        raise DataError(
+            f"{certificate} is for {', '.join(known)}, not for {host!r}, so no site would trust "
+            "the coordinator. Correct the host, or move server.pem and server.key away: a new "
+            "pair is made, if ca.key is there."
+        )
     new = [site.name for site in spec.sites if site.name not in have.nodes]
     return extend_keyring(folder, hosts=hosts, sites=new) if hosts or new else have
 

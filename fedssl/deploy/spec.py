@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from fedssl.deploy.authority import require_host
 from fedssl.deploy.nodes import require_site_name
 from fedssl.errors import ConfigError, did_you_mean
 from fedssl.federation import SiteSpec, TaskSpec
@@ -30,9 +31,17 @@ class CoordinatorSpec(_Table):
         image: container image, the same on all machines.
     """
 
-    host: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]*$")
+    host: str
     port: int = Field(443, ge=1, le=65535)
     image: str = "fedssl:0.1.0"
+
+    @field_validator("host")
+    @classmethod
+    def _name_or_address(cls, value: str) -> str:
+        try:
+            return require_host(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
     @property
     def address(self) -> str:

@@ -109,6 +109,21 @@ def test_nothing_is_overwritten(ring: Path) -> None:
     assert before == {p: p.read_bytes() for p in ring.rglob("*") if p.is_file()}
 
 
+def test_nothing_is_made_where_one_of_the_names_is_taken(tmp_path: Path) -> None:
+    extend_keyring(tmp_path / "k", hosts=[], sites=["west"])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="west exists already"):
+        extend_keyring(tmp_path / "k", hosts=["h"], sites=["east", "west"])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("host", ["https://fl.example.org", "a b", "h:443", "bücher.example", "-h"])
+def test_what_is_no_host_name_gets_no_certificate(tmp_path: Path, host: str) -> None:
+    with pytest.raises(ConfigError, match="no host name or address"):
+        extend_keyring(tmp_path / "k", hosts=[host], sites=[])
+    assert not (tmp_path / "k").exists()
+
+
 def test_a_site_that_comes_later_joins_the_registration_list(tmp_path: Path) -> None:
     extend_keyring(tmp_path / "k", hosts=[], sites=["west"])
     extend_keyring(tmp_path / "k", hosts=[], sites=["east"])

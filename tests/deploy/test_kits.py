@@ -187,11 +187,20 @@ def test_a_public_key_that_a_hospital_sent_gives_a_kit_without_a_private_key(
     assert (kits.sites["west"] / "keys/node.key").is_file()
 
 
+def test_keys_for_another_host_make_no_kit(tmp_path: Path) -> None:
+    extend_keyring(tmp_path / "keys", hosts=["old.example.org"], sites=["north"])
+    spec = spec_from_options("new.example.org", 443, "a,b", ["n=labeled"], mode="2d", channels=1)
+    with pytest.raises(DataError, match=r"is for old\.example\.org.*not for 'new\.example\.org'"):
+        write_kits(spec, tmp_path / "kits", tmp_path / "keys")
+    assert not (tmp_path / "keys/nodes/n").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (("port = 8443", "port = 0"), "coordinator.port"),
         (('host = "fl.example.org"', 'host = "a b"'), "coordinator.host"),
+        (('host = "fl.example.org"', 'host = "h:443"'), "without a port"),
         (('name = "south"', 'name = "north"'), "'north' stands twice"),
         (("[coordinator]", "[coordinatr]"), "Did you mean 'coordinator'"),
         (('role = "mixed"', 'role = "half"'), "role"),
