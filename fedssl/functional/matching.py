@@ -51,7 +51,8 @@ def match(
     references, `d_c` is the distance to the closest one of class c, for the classes P that occur.
     With `p = softmax_{c in P}(-d_c / tau)` and `H = -sum p ln p`, the weight is
     `1 - H / ln(num_classes)`. The nearest reference is always among the k, so its class is
-    `argmin_c d_c`; equal distances go to the lower class, whatever the order of the bank.
+    `argmin_c d_c`; equal distances go to the lower class, and references as near as the k-th one
+    all count, whatever the order of the bank.
 
     Args:
         queries: features of any length, on the bank's device.
@@ -71,7 +72,7 @@ def match(
     _check_options(k=k, tau=tau, chunk=chunk)
     with torch.autocast(queries.device.type, enabled=False):
         parts = [
-            _class_distances(similarity, labels, num_classes, min(k, len(bank)))
+            _class_distances(similarity, labels.long(), num_classes, k)
             for similarity in _similarities(queries, bank, chunk, bias)
         ]
         distance = torch.cat(parts)
@@ -115,10 +116,10 @@ def soft_labels(
     parts = []
     with torch.autocast(queries.device.type, enabled=False):
         for similarity in _similarities(queries, bank, chunk, bias):
-            near = similarity.topk(min(k, len(bank)), dim=1)
-            attention = torch.softmax(near.values / temperature, dim=1)
+            values, classes = _nearest(similarity, labels.long(), k)
+            attention = torch.softmax(values / temperature, dim=1)
             empty = attention.new_zeros((len(attention), num_classes))
-            parts.append(empty.scatter_add(1, labels.long()[near.indices], attention))
+            parts.append(empty.scatter_add(1, classes, attention))
     return torch.cat(parts)
 
 
@@ -128,26 +129,36 @@ def _similarities(
     chunk: int,
     bias: Float[Tensor, " M"] | None,
 ) -> Iterator[Float[Tensor, "n M"]]:
-    reference = _unit(bank).T
+    # The finer of both dtypes: a bank travels in half precision.
+    dtype = torch.promote_types(torch.float32, torch.promote_types(queries.dtype, bank.dtype))
+    reference = nnf.normalize(bank.to(dtype), dim=1).T
     for part in queries.split(chunk):
-        similarity = _unit(part) @ reference
+        similarity = nnf.normalize(part.to(dtype), dim=1) @ reference
         yield similarity if bias is None else similarity + bias.to(similarity.dtype)
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    full = vectors if vectors.dtype == torch.float64 else vectors.float()
-    return nnf.normalize(full, dim=1)
 
 
 def _class_distances(
     similarity: Float[Tensor, "n M"], labels: Int[Tensor, " M"], num_classes: int, k: int
 ) -> Float[Tensor, "n K"]:
     """Distance to the closest reference of each class within the top k; infinite if none is."""
-    near = similarity.topk(k, dim=1)
-    empty = torch.full(
-        (len(similarity), num_classes), math.inf, dtype=similarity.dtype, device=similarity.device
-    )
-    return empty.scatter_reduce(1, labels.long()[near.indices], 1.0 - near.values, "amin")
+    values, classes = _nearest(similarity, labels, k)
+    empty = values.new_full((len(values), num_classes), math.inf)
+    return empty.scatter_reduce(1, classes, 1.0 - values, "amin")
+
+
+def _nearest(
+    similarity: Float[Tensor, "n M"], labels: Int[Tensor, " M"], k: int
+) -> tuple[Float[Tensor, "n m"], Int[Tensor, "n m"]]:
+    """Similarities and classes of the k nearest, and of what is as near as the k-th of them.
+
+    Rows that have fewer than m of these are filled up with similarity -inf.
+    """
+    near = similarity.topk(min(k, similarity.shape[1]), dim=1)
+    beyond = similarity < near.values[:, -1:]
+    if not bool(((~beyond).sum(1) > k).any()):
+        return near.values, labels[near.indices]
+    # Which of them came among the first k would depend on the order of the bank.
+    return similarity.masked_fill(beyond, -math.inf), labels.expand_as(similarity)
 
 
 def _check(queries: Tensor, bank: Tensor, labels: Tensor, num_classes: int) -> None:

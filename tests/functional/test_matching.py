@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedssl.functional.matching import match
+from fedssl.functional.matching import match, soft_labels
 
 
 def blobs(per_class=20, num_classes=3, channels=6, noise=0.05, seed=0):
@@ -127,6 +127,36 @@ def test_equal_distances_go_to_the_lower_class_in_any_order():
     query, bank = torch.tensor([[1.0, 1.0]]), torch.eye(2)
     assert match(query, bank, torch.tensor([2, 1]), 3).label.item() == 1
     assert match(query, bank.flip(0), torch.tensor([1, 2]), 3).label.item() == 1
+
+
+@pytest.mark.parametrize("query", [[1.0, 0.0], [0.0, 0.0]])
+def test_references_as_near_as_the_kth_all_count_in_any_order(query):
+    # Both references are at the same distance of the query, which is 0, or 1 for a query of no
+    # length; one neighbour is asked for. Two classes of four: 1 - ln 2 / ln 4.
+    bank = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    for labels in ([3, 2], [2, 3]):
+        found = match(torch.tensor([query]), bank, torch.tensor(labels), 4, k=1)
+        assert found.label.item() == 2
+        assert found.weight.item() == pytest.approx(0.5)
+        soft = soft_labels(torch.tensor([query]), bank, torch.tensor(labels), 4, k=1)
+        assert soft.tolist() == [[0.0, 0.0, 0.5, 0.5]]
+
+
+def test_a_tie_of_one_query_leaves_the_others_their_k():
+    bank = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    queries = torch.tensor([[1.0, 0.0], [0.1, 1.0]])
+    found = match(queries, bank, torch.tensor([1, 0, 2]), 4, k=1)
+    assert found.label.tolist() == [0, 2]
+    assert found.weight.tolist() == pytest.approx([0.5, 1.0])
+
+
+def test_queries_and_bank_may_differ_in_precision():
+    bank, labels = blobs(noise=0.6)
+    queries, _ = blobs(noise=0.6, seed=3)
+    fine = match(queries.double(), bank.half(), labels, 3)
+    assert fine.weight.dtype == torch.float64
+    assert torch.equal(fine.label, match(queries, bank.half(), labels, 3).label)
+    assert match(queries, bank.double(), labels, 3).weight.dtype == torch.float64
 
 
 def test_scale_of_features_does_not_matter_and_nothing_carries_gradient():
