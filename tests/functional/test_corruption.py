@@ -217,6 +217,16 @@ def test_weak_predictions_come_before_the_categories():
     assert shares == {"weak": 1.0}
 
 
+def test_weak_predictions_may_be_all_there_is():
+    guess = np.eye(16, dtype=np.uint8)
+    options = {"weak": [guess], "probabilities": {"weak": 1.0}}
+    result = corrupt(np.ones((16, 16), np.uint8), np.random.default_rng(0), **options)
+    assert result.category == "weak"
+    assert result.dice == pytest.approx(2 * 16 / (16 + 256))
+    with pytest.raises(ValueError, match="no category left"):
+        corrupt(guess, np.random.default_rng(0), probabilities={"weak": 1.0})
+
+
 def test_identity_has_quality_one_and_shares_no_memory(ellipses):
     result = corrupt(ellipses[0], np.random.default_rng(0), probabilities={"identity": 1.0})
     assert result.dice == 1.0

@@ -114,8 +114,9 @@ def corrupt(
             different shapes.
     """
     mask = _binary(mask, None)
-    chances = _chances(probabilities, len(bank) > 0)
     weak_chance = (probabilities or {}).get("weak", WEAK_PROBABILITY)
+    always_weak = len(weak) > 0 and weak_chance >= 1
+    chances = _chances(probabilities, len(bank) > 0, required=not always_weak)
     if len(weak) > 0 and rng.random() < weak_chance:
         guess = _binary(weak[int(rng.integers(len(weak)))], mask)
         return Corrupted(guess, dice(guess, mask), "weak", "weak")
@@ -194,7 +195,9 @@ def _similar(mask: Mask, bank: Sequence[Mask], rng: np.random.Generator) -> Mask
     return bank[int(rng.choice(nearest))]
 
 
-def _chances(probabilities: Mapping[str, float] | None, has_bank: bool) -> dict[str, float]:
+def _chances(
+    probabilities: Mapping[str, float] | None, has_bank: bool, required: bool
+) -> dict[str, float]:
     given = dict(SCRIPT_PROBABILITIES if probabilities is None else probabilities)
     unknown = given.keys() - {"weak", *SCRIPT_PROBABILITIES}
     if unknown or any(value < 0 for value in given.values()):
@@ -204,8 +207,11 @@ def _chances(probabilities: Mapping[str, float] | None, has_bank: bool) -> dict[
     if not has_bank:
         # Drawing again until another category comes is drawing among the others.
         given.pop("cross_image", None)
-    if sum(given.values()) <= 0:
-        raise ValueError("no category left to draw: cross_image alone needs masks of other images")
+    if required and sum(given.values()) <= 0:
+        raise ValueError(
+            "no category left to draw: all have weight 0 (cross_image counts where `bank` holds "
+            "masks of other images, weak where `weak` holds predictions)"
+        )
     return given
 
 
