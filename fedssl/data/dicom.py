@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import SimpleITK as sitk  # noqa: N813 -- its customary name
 
 from fedssl.data.decoded import Decoded
 from fedssl.data.dicom_elements import check_dicom
+from fedssl.data.formats import format_of
 from fedssl.data.geometry import Geometry
 from fedssl.data.itk import itk_geometry, itk_header, itk_pixels, quiet
 from fedssl.data.series import Slice, arranged
@@ -27,14 +27,23 @@ __all__ = ["dicom_grid", "holds_dicom", "read_dicom", "series_files"]
 
 _IMAGE_IO = "GDCMImageIO"
 _PREAMBLE = 128
-_PROBED = 8
 _NO_SLICES = {"dicomdir", "thumbs.db", "desktop.ini", "license", "version"}
 _NOTES = (".txt", ".md", ".csv", ".json", ".xml", ".html", ".pdf")
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Return whether one of the first files in or below a folder is a DICOM file."""
-    return any(_is_dicom(path) for path in islice(_files(folder), _PROBED))
+    """Return whether a file in or below a folder is a DICOM file; one that is broken is none."""
+
+    def found(path: Path) -> bool:
+        file_format = format_of(path)
+        if file_format is not None and file_format.name != "DICOM":
+            return False  # need not be opened
+        try:
+            return _is_dicom(path)
+        except DataError:
+            return False
+
+    return any(found(path) for path in _files(folder))
 
 
 def series_files(folder: Path) -> list[Path]:
@@ -143,6 +152,8 @@ class _Tags:
 
 def _is_dicom(path: Path) -> bool:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise DataError(f"{path} is no DICOM file but a pipe or a device. Remove it.")
         with path.open("rb") as file:
             return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
     except OSError as error:

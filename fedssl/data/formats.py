@@ -75,6 +75,7 @@ FORMATS = {
     ".mha": _META,
     ".mhd": _META,
     ".nrrd": _NRRD,
+    ".nhdr": _NRRD,
     ".png": _PNG,
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
@@ -133,7 +134,19 @@ def check_bytes(path: Path) -> FileFormat:
         str(path).encode()
     except UnicodeEncodeError:
         raise DataError(f"{str(path)!a} has a name that is not UTF-8; rename it.") from None
+    head = _head(path)
+    if file_format.magic and not head.startswith(file_format.magic):
+        raise DataError(f"{path} is no {file_format.name} file{_looks_like(head)}.")
+    if file_format is _DICOM and head[128:132] != b"DICM":
+        raise DataError(f"{path} is no DICOM file{_looks_like(head)}.")
+    _check_content(path, file_format)
+    return _BITMAP if file_format is _BMP and is_bitmap(path) else file_format
+
+
+def _head(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise DataError(f"{path} is a pipe or a device. Put a file of an image there.")
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except OSError as error:
@@ -141,12 +154,7 @@ def check_bytes(path: Path) -> FileFormat:
         raise DataError(f"{path} cannot be opened: {reason}.") from None
     if not head:
         raise DataError(f"{path} is empty (0 bytes); copy it again.")
-    if file_format.magic and not head.startswith(file_format.magic):
-        raise DataError(f"{path} is no {file_format.name} file{_looks_like(head)}.")
-    if file_format is _DICOM and head[128:132] != b"DICM":
-        raise DataError(f"{path} is no DICOM file{_looks_like(head)}.")
-    _check_content(path, file_format)
-    return _BITMAP if file_format is _BMP and is_bitmap(path) else file_format
+    return head
 
 
 def _check_content(path: Path, file_format: FileFormat) -> None:
@@ -195,7 +203,7 @@ def detached_files(path: Path) -> list[Path]:
     Raises:
         DataError: it points at several files or at none.
     """
-    if not path.name.lower().endswith((".mhd", ".mha", ".nrrd")):
+    if not path.name.lower().endswith((".mhd", ".mha", ".nrrd", ".nhdr")):
         return []
     with path.open("rb") as file:
         head = file.read(1 << 16).split(b"\n\n")[0]

@@ -70,17 +70,26 @@ def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
     link = file.get(name, getlink=True) if name in file or name in set(file) else None
     if link is None:
         held = ", ".join(sorted(file)[:8]) or "nothing"
-        raise DataError(f"{path} has no dataset {name!r}; it holds {held}. Store it as {name!r}.")
-    if isinstance(link, h5py.ExternalLink):
         raise DataError(
-            f"{path}: {name!r} is a link to another file, which is not followed. Store the values "
-            "in the file itself."
+            f"{path} has no dataset {name!r}; it holds {held}. Store it as {name!r}, "
+            "or use the layout h5 with the options image and label."
         )
+    if isinstance(link, h5py.ExternalLink):
+        raise _elsewhere(path, name)
     found = file.get(name)
+    if found is not None and found.file != file:  # a link within the file may end in another
+        raise _elsewhere(path, name)
     if not isinstance(found, h5py.Dataset):
         kind = "a group" if isinstance(found, h5py.Group) else "no dataset"
         raise DataError(f"{path}: {name!r} is {kind}; needed is a dataset of numbers.")
     return checked(path, found)
+
+
+def _elsewhere(path: Path, name: str) -> DataError:
+    return DataError(
+        f"{path}: {name!r} is a link to another file, which is not followed. Store the values in "
+        "the file itself."
+    )
 
 
 def checked(path: Path, dataset: h5py.Dataset) -> h5py.Dataset:

@@ -24,6 +24,8 @@ __all__ = ["itk_geometry", "itk_grid", "itk_header", "itk_pixels", "quiet", "rea
 
 _LARGEST_SPACING = 1e6
 """In mm; a header with more is damaged."""
+_SKEW = 0.02
+"""Cosine of two axes that are no more at right angles; headers round."""
 
 
 def read_itk(path: Path, file_format: FileFormat) -> Decoded:
@@ -86,10 +88,12 @@ def itk_geometry(reader: sitk.ImageFileReader, path: Path) -> Geometry:
     cosines = np.reshape(reader.GetDirection(), (len(size), len(size)))[:dims, :dims]
     spacing, origin = reader.GetSpacing()[:dims], reader.GetOrigin()[:dims]
     numbers = [*spacing, *origin, *cosines.flat]
-    if not np.isfinite(numbers).all() or not all(0 < s < _LARGEST_SPACING for s in spacing):
+    proper = np.isfinite(numbers).all() and all(0 < s < _LARGEST_SPACING for s in spacing)
+    if not proper or np.abs(cosines.T @ cosines - np.eye(dims)).max() > _SKEW:
         raise DataError(
             f"{path}: its header has the spacing {spacing}, origin {origin} and direction "
-            f"{cosines.tolist()}, which make no grid. Correct the header; spacings are positive mm."
+            f"{cosines.tolist()}, which make no grid. Correct the header; spacings are positive "
+            "mm, axes at right angles."
         )
     return Geometry.of(
         tuple(size[:dims]), tuple(spacing), tuple(origin), tuple(float(c) for c in cosines.flat)

@@ -48,7 +48,7 @@ def _variable(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
             f"{', '.join(names)[:200] or 'nothing'}."
         )
     found = file.get(name)
-    if not isinstance(found, h5py.Dataset):
+    if not isinstance(found, h5py.Dataset) or found.file != file:
         raise DataError(f"{path}: {name!r} is no array; store numbers or a cell array of them.")
     return found
 

@@ -51,6 +51,8 @@ def check_jpeg(path: Path) -> None:
 def check_png(path: Path) -> None:
     """A chunk's length is believed by the decoder, which then takes that much memory."""
     content = path.read_bytes()
+    if content[12:16] != b"IHDR":
+        raise DataError(f"{path} is damaged: it does not begin with its header. Export it again.")
     at, kind = 8, b""
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", content.ljust(at + 8, b"\0"), at)

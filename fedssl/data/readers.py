@@ -161,7 +161,7 @@ def _one_channel(array: np.ndarray, path: Path) -> np.ndarray:
     lit = (array != 0).any(axis=0)
     colours = array[:, lit]
     if lit.any() and not lit.all() and (colours == colours[:, :1]).all():
-        return np.asarray(lit, dtype=np.uint8)
+        return np.asarray(lit, dtype=np.uint8) * np.uint8(255)  # set; which class, nobody knows
     raise DataError(
         f"{path} is a mask with {len(array)} channels that differ (a colour picture?); a mask has "
         "one value per pixel. Save it as a single-channel file of class indices."

@@ -137,9 +137,9 @@ def _check_gaps(stack: Sequence[Slice], gaps: np.ndarray, folder: Path) -> None:
     at = int(np.argmin(gaps))
     if usual <= 0 or gaps[at] < _MISSING_TOLERANCE * usual:
         raise DataError(
-            f"{folder} shows one place twice: {stack[at].path.name} and {stack[at + 1].path.name} "
-            "have the same position (copies, or several phases or echoes?). Keep one volume per "
-            "folder."
+            f"{folder} shows one place twice: {_below(stack[at].path, folder)} and "
+            f"{_below(stack[at + 1].path, folder)} have the same position (copies, or several "
+            "phases or echoes?). Keep one volume per folder."
         )
     if np.abs(gaps - usual).max() <= _GAP_TOLERANCE * usual:
         return
@@ -157,6 +157,11 @@ def _check_gaps(stack: Sequence[Slice], gaps: np.ndarray, folder: Path) -> None:
         f"mm, the widest behind {stack[at].path.name}. Resample the series to even spacing, e.g. "
         "when converting it to NIfTI."
     )
+
+
+def _below(path: Path, folder: Path) -> str:
+    """Return a file's name; folders in a folder may hold files of the same names."""
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
 
 
 def _check_tilt(stack: Sequence[Slice], folder: Path) -> None:

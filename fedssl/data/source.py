@@ -18,7 +18,7 @@ from fedssl.data.fitting import base_channels, fit_mode, with_channels
 from fedssl.data.geometry import Geometry
 from fedssl.data.layouts import LAYOUTS, CaseFile
 from fedssl.data.readers import LabelPicture, Picture
-from fedssl.data.stacks import fitted_mask
+from fedssl.data.stacks import as_slice, fitted_mask
 from fedssl.errors import DataError, did_you_mean
 from fedssl.federation import SiteSpec
 from fedssl.types import Case, Role, Task
@@ -149,6 +149,7 @@ class FolderSource:
             self._check_classes(label, path)
         if files.scaled:
             label = fitted_mask(label, picture.geometry)
+        label = as_slice(label, picture)
         if label.array.shape != picture.array.shape[1:]:
             raise DataError(
                 f"The mask {path} has the shape {label.array.shape}, but its image {files.image} "

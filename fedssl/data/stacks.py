@@ -12,7 +12,7 @@ from fedssl.data.layouts.cases import CaseFile
 from fedssl.data.readers import LabelPicture, Picture
 from fedssl.errors import DataError
 
-__all__ = ["fitted_mask", "stacked_grid", "stacked_mask", "stacked_picture"]
+__all__ = ["as_slice", "fitted_mask", "stacked_grid", "stacked_mask", "stacked_picture"]
 
 
 def stacked_picture(slices: Sequence[CaseFile], read: Callable[[CaseFile], Picture]) -> Picture:
@@ -44,6 +44,19 @@ def stacked_mask(
 def stacked_grid(first: Geometry, count: int) -> Geometry:
     """Return the grid of `count` pictures on the grid of the first."""
     return plain_grid((count, *reversed(first.size[:2])))
+
+
+def as_slice(label: LabelPicture, image: Picture) -> LabelPicture:
+    """Return a mask with the axes of its image, where one of them has an axis of one slice more.
+
+    Radiographs come as DICOM, a volume of one slice, and their masks as PNG.
+    """
+    shape, array = image.array.shape[1:], label.array
+    if shape[0] == 1 and array.shape == shape[1:]:
+        return LabelPicture(array[np.newaxis], image.geometry)
+    if array.shape == (1, *shape):
+        return LabelPicture(array[0], image.geometry)
+    return label
 
 
 def fitted_mask(label: LabelPicture, image: Geometry) -> LabelPicture:
