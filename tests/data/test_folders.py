@@ -149,7 +149,7 @@ def test_an_index_about_other_sites_says_nothing_about_this_one(tmp_path):
     [
         ("site,id,subject\nnorth,a,p1\n", r"index\.csv has no row for 'b' \(1 cases are missing\)"),
         ("site,id,subject\nnorth,a,p1\nnorth,a,p2\n", r"gives 'a' two subjects: 'p1' and 'p2'"),
-        ("site,id\nnorth,a\n", r"index\.csv needs the columns id and subject"),
+        ("site,id\nnorth,a\n", r"index\.csv has no column 'subject'; needed are id, subject"),
         ("site,id,subject\nnorth,a,\n", r"index\.csv needs the columns id and subject"),
         (b"site,id,subject\nnorth,\xff,x\n", r"index\.csv cannot be read as CSV in UTF-8"),
     ],
@@ -159,6 +159,41 @@ def test_a_broken_index_is_refused_by_name(tmp_path, text, message):
     (tmp_path / "index.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=message):
         list_cases(spec)
+
+
+def test_an_index_as_spreadsheets_save_it_is_read(tmp_path):
+    spec = site(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "north/index.csv").write_text("id;subject\na;p1\nb;p1\n")
+    assert [c.subject for c in list_cases(spec)] == ["p1", "p1"]
+
+
+def test_masks_are_paired_whatever_the_case(tmp_path):
+    (case,) = list_cases(site(tmp_path, ["IMG_1.PNG"], ["img_1_Mask.png"]))
+    assert (case.name, case.label.name) == ("IMG_1", "img_1_Mask.png")
+
+
+def test_images_in_folders_of_their_own_are_not_passed_over(tmp_path):
+    spec = site(tmp_path, ["a.png"])
+    images = Path(spec.path) / "images"
+    (images / "notes").mkdir()
+    (images / "notes/readme.txt").write_text("?")
+    assert [c.name for c in list_cases(spec)] == ["a"]
+    (images / "p2").mkdir()
+    (images / "p2/IM0001").write_bytes(b"")  # a series that was copied without content
+    with pytest.raises(DataError, match=r"IM0001 lies in a folder of its own.*images itself"):
+        list_cases(spec)
+
+
+def test_masks_may_lie_in_a_folder_below_the_images(tmp_path):
+    spec = site(tmp_path, ["a.png"], options={"labels": "images/masks"})
+    (Path(spec.path) / "images/masks").mkdir()
+    (Path(spec.path) / "images/masks/a.png").write_bytes(b"")
+    assert [c.label is not None for c in list_cases(spec)] == [True]
+    here = site(tmp_path, [], options={"images": ".", "labels": "images/masks"})
+    (Path(here.path) / "b.png").write_bytes(b"")
+    (Path(here.path) / "site.toml").write_text("")
+    (Path(here.path) / "images/masks/a.png").rename(Path(here.path) / "images/masks/b.png")
+    assert [(c.name, c.label is not None) for c in list_cases(here)] == [("b", True)]
 
 
 def test_shards_part_the_subjects_and_never_cut_one(tmp_path):

@@ -19,6 +19,7 @@ __all__ = [
     "MaskLayer",
     "files_by_stem",
     "is_junk",
+    "passed_over",
     "site_folder",
     "take_shard",
 ]
@@ -27,7 +28,11 @@ PARTS = ("train", "val", "test")
 """What a published split calls its parts here."""
 
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
-_COMPANIONS = {".raw", ".zraw", ".txt", ".md", ".csv", ".json", ".xml", ".html", ".list"}
+_PIXELS = (".raw", ".zraw", ".raw.gz")
+_NOTES = (
+    *(".txt", ".md", ".csv", ".json", ".xml", ".html", ".list", ".pdf", ".toml", ".yaml", ".yml"),
+    *(".doc", ".docx", ".xls", ".xlsx", ".log", ".py", ".m", ".sh"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +173,11 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name.lower() in _IGNORED
 
 
+def passed_over(path: Path) -> bool:
+    """Return whether a file is junk, a note, or the pixels that a header beside it points at."""
+    return is_junk(path.name) or path.name.lower().endswith(_PIXELS + _NOTES)
+
+
 def _entries(folder: Path) -> Iterable[Path]:
     try:
         names = os.listdir(folder)  # noqa: PTH208 -- pathlib hides the error's reason
@@ -175,8 +185,8 @@ def _entries(folder: Path) -> Iterable[Path]:
         raise DataError(f"{folder} cannot be listed: {error.strerror or error}.") from None
     for name in names:
         path = folder / name
-        skipped = is_junk(name) or (path.is_dir() and not holds_dicom(path))
-        if not skipped and path.suffix.lower() not in _COMPANIONS:
+        skipped = not holds_dicom(path) if path.is_dir() else passed_over(path)
+        if not skipped and not is_junk(name):
             yield path
 
 

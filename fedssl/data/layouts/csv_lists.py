@@ -15,7 +15,7 @@ from pathlib import Path
 from fedssl.data.formats import format_of
 from fedssl.data.layouts.cases import BINARY, CaseFile, site_folder
 from fedssl.data.layouts.layout import layout
-from fedssl.data.layouts.lists import read_rows
+from fedssl.data.layouts.lists import is_there, read_rows
 from fedssl.data.layouts.tree import named, wrong_tree
 from fedssl.errors import DataError
 from fedssl.federation import SiteSpec
@@ -96,6 +96,8 @@ def _rows(path: Path, base: Path, part: str) -> list[_Row]:
     image = _column(header, _IMAGE, 0)
     mask = _column(header, _MASK, 1 if headless else -1)
     subject = _column(header, _SUBJECT, -1)
+    if mask < 0 and part != "unlabeled":
+        _check_columns(path, table, image)
     rows = []
     for number, cells in enumerate(table if headless else table[1:], 1 if headless else 2):
         named_mask = "" if part == "unlabeled" else _cell(cells, mask)
@@ -110,6 +112,17 @@ def _rows(path: Path, base: Path, part: str) -> list[_Row]:
     return rows
 
 
+def _check_columns(path: Path, table: Sequence[Sequence[str]], image: int) -> None:
+    """Refuse a list that seems to name masks in a column of a name that is not known."""
+    for column, name in enumerate(table[0]):
+        cells = [_cell(row, column) for row in table[1:]]
+        if column != image and any(format_of(Path(cell)) is not None for cell in cells if cell):
+            raise DataError(
+                f"{path} has files in the column {name!r}. If they are masks, call it mask_path; "
+                "else remove it."
+            )
+
+
 def _column(header: Sequence[str], names: Sequence[str], default: int) -> int:
     return next((header.index(name) for name in names if name in header), default)
 
@@ -122,9 +135,9 @@ def _existing(base: Path, given: str, path: Path, number: int) -> Path:
     if not given:
         raise DataError(f"{path}, row {number} names no image; remove the row or complete it.")
     found = base / given.replace("\\", "/")
-    if not found.is_file():
+    if not is_there(found):
         raise DataError(
-            f"{path}, row {number}: {found} does not exist. Paths start at the list's folder, or "
-            "at options = { root = ... }."
+            f"{path}, row {number}: {str(found)[:300]} does not exist. Paths start at the list's "
+            "folder, or at options = { root = ... }."
         )
     return found.resolve()

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedssl.data.layouts.cases import CaseFile, files_by_stem, site_folder
+from fedssl.data.dicom import holds_dicom
+from fedssl.data.layouts.cases import CaseFile, files_by_stem, passed_over, site_folder
 from fedssl.data.layouts.layout import layout
+from fedssl.data.layouts.tree import masks_of, subfolders
 from fedssl.errors import DataError
 from fedssl.federation import SiteSpec
 
@@ -40,12 +42,32 @@ def list_cases(spec: SiteSpec) -> list[CaseFile]:
             f"{image_folder} and the masks, if there are any, into {label_folder}."
         )
     images = files_by_stem(image_folder)
+    for folder in {image_folder.resolve(), label_folder.resolve()} - {site.resolve()}:
+        _check_subfolders(folder, label_folder)
     if not images:
-        raise DataError(f"Site {spec.name!r}: {image_folder} holds no images.")
+        raise DataError(
+            f"Site {spec.name!r}: {image_folder} holds no images. Put them there, or name their "
+            'folder: options = { images = "..." }.'
+        )
     labels = files_by_stem(label_folder) if label_folder.is_dir() else {}
     images = _without_channel_suffix(images, labels, image_folder)
-    labels = _paired(images, labels, label_folder, image_folder)
+    labels = masks_of(images, labels, _MASK_SUFFIXES)
     return [CaseFile(name, name, path, labels.get(name)) for name, path in images.items()]
+
+
+def _check_subfolders(folder: Path, labels: Path) -> None:
+    """Refuse files in a folder below; only that of a DICOM series is a case."""
+    for inner in subfolders(folder) if folder.is_dir() else []:
+        if inner.resolve() == labels.resolve() or holds_dicom(inner):
+            continue
+        lost = next(
+            (p for p in sorted(inner.rglob("*")) if not (p.is_dir() or passed_over(p))), None
+        )
+        if lost is not None:
+            raise DataError(
+                f"{lost} lies in a folder of its own, and {inner} is no DICOM series (cut off "
+                f"files?). Put images into {folder} itself, or list them for the layout csv."
+            )
 
 
 def _without_channel_suffix(
@@ -63,27 +85,3 @@ def _without_channel_suffix(
                 f"{base}{_CHANNEL} only."
             )
     return images
-
-
-def _paired(
-    images: dict[str, Path], labels: dict[str, Path], label_folder: Path, image_folder: Path
-) -> dict[str, Path]:
-    paired: dict[str, Path] = {}
-    orphans = []
-    for stem, path in labels.items():
-        bases = [stem, *(stem.removesuffix(s) for s in _MASK_SUFFIXES if stem.endswith(s))]
-        base = next((b for b in bases if b in images), None)
-        if base is None:
-            orphans.append(path.name)
-        elif paired.setdefault(base, path) != path:
-            raise DataError(
-                f"{label_folder} holds two masks of {images[base].name!r}: "
-                f"{paired[base].name!r} and {path.name!r}; keep one."
-            )
-    if orphans:
-        shown = ", ".join(orphans[:3]) + (", ..." if len(orphans) > 3 else "")
-        raise DataError(
-            f"{label_folder} holds {len(orphans)} masks without an image of the same name in "
-            f"{image_folder}: {shown}. Rename or remove them."
-        )
-    return paired

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from fedssl.data.formats import stem_of
+from fedssl.data.layouts.lists import read_table
 from fedssl.errors import DataError
 
 __all__ = ["indexed_subjects"]
@@ -31,15 +31,11 @@ def indexed_subjects(site: Path, names: list[str]) -> dict[str, str]:
 
 
 def _index_rows(index: Path) -> list[dict[str, str]]:
-    try:
-        with index.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{index} cannot be read as CSV in UTF-8: {error}.") from None
+    rows = read_table(index, "id", "subject")
     if any(not row.get("id") or not row.get("subject") for row in rows):
         raise DataError(
             f"{index} needs the columns id and subject (and site, if it serves several sites), "
-            "filled in every row."
+            "filled in every row. Complete it."
         )
     return rows
 
@@ -47,8 +43,8 @@ def _index_rows(index: Path) -> list[dict[str, str]]:
 def _named(rows: list[dict[str, str]], names: list[str], index: Path) -> dict[str, str]:
     subjects: dict[str, str] = {}
     for row in rows:
-        name = stem_of(row["id"].strip())
-        subject = row["subject"].strip()
+        name = stem_of(row["id"])
+        subject = row["subject"]
         if subjects.setdefault(name, subject) != subject:
             raise DataError(
                 f"{index} gives {name!r} two subjects: {subjects[name]!r} and {subject!r}."

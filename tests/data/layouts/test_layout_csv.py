@@ -97,3 +97,21 @@ def test_an_image_in_two_lists_and_missing_lists_are_refused(folder, open_layout
         open_layout("csv", folder)
     with pytest.raises(DataError, match=r"its list .*none\.csv does not exist"):
         open_layout("csv", folder, val="none.csv")
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_lists_as_spreadsheets_save_them_are_read(folder, open_layout, mark):
+    write(folder, "train.csv", f"image_path{mark}mask_path", f"imgs/a.png{mark}segs/a.png")
+    assert [(c.name, c.has_label) for c in open_layout("csv", folder).cases] == [("a", True)]
+
+
+def test_masks_in_a_column_of_an_unknown_name_are_not_passed_over(folder, open_layout):
+    write(folder, "train.csv", "filename,annotation,age", "imgs/a.png,segs/a.png,40")
+    with pytest.raises(DataError, match=r"files in the column 'annotation'.*call it mask_path"):
+        open_layout("csv", folder)
+
+
+def test_a_path_longer_than_any_file_name_is_refused(folder, open_layout):
+    write(folder, "train.csv", "image_path", "x" * 5000)
+    with pytest.raises(DataError, match=r"train\.csv, row 2: .*xxx does not exist"):
+        open_layout("csv", folder)
