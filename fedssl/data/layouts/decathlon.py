@@ -7,10 +7,11 @@ from typing import Any
 
 from fedssl.data.layouts.cases import MaskCode
 from fedssl.data.layouts.layout import choice
+from fedssl.data.layouts.lists import read_json
 from fedssl.errors import DataError
 from fedssl.federation import SiteSpec
 
-__all__ = ["CASES", "label_code", "wanted_parts"]
+__all__ = ["CASES", "label_code", "training_count", "wanted_parts"]
 
 CASES = {
     "cases": "training (default: imagesTr), test (imagesTs, to be used unlabeled) or all (both)"
@@ -22,6 +23,13 @@ _PARTS = {"training": ("Tr",), "test": ("Ts",), "all": ("Tr", "Ts")}
 def wanted_parts(spec: SiteSpec) -> tuple[str, ...]:
     """Return the endings of the folders that a site asks for, `Tr` and `Ts`."""
     return _PARTS[choice(spec, "cases", list(_PARTS), "training")]
+
+
+def training_count(spec: SiteSpec, about: Path) -> dict[str, int]:
+    """Return how many images a dataset.json says there are, where a site asks for those only."""
+    count = read_json(about).get("numTraining") if about.is_file() else None
+    training_only = wanted_parts(spec) == ("Tr",)
+    return {"images": count} if isinstance(count, int) and training_only else {}
 
 
 def label_code(about: dict[str, Any], path: Path) -> MaskCode | None:
@@ -39,7 +47,7 @@ def label_code(about: dict[str, Any], path: Path) -> MaskCode | None:
     """
     labels = about.get("labels")
     if not isinstance(labels, dict) or not labels:
-        raise DataError(f"{path} gives no labels; it needs a table of names and values.")
+        raise DataError(f"{path} gives no labels. It needs a table of names and values.")
     if any(isinstance(value, list) for value in labels.values()):
         return None
     by_name = all(isinstance(value, int) for value in labels.values())
@@ -47,7 +55,9 @@ def label_code(about: dict[str, Any], path: Path) -> MaskCode | None:
         pairs = labels.items() if by_name else ((name, key) for key, name in labels.items())
         values = sorted(int(value) for name, value in pairs if name != "ignore")
     except (TypeError, ValueError):
-        raise DataError(f"{path}: its labels are {labels}; values have to be integers.") from None
+        raise DataError(
+            f"{path} gives the labels {str(labels)[:300]}. Their values have to be integers."
+        ) from None
     if values == list(range(len(values))):
         return None
     return MaskCode(tuple((value, value, index) for index, value in enumerate(values)))

@@ -11,9 +11,9 @@ from typing import Any
 
 from fedssl.data.formats import stem_of
 from fedssl.data.layouts.cases import CaseFile, site_folder
-from fedssl.data.layouts.decathlon import CASES, label_code, wanted_parts
+from fedssl.data.layouts.decathlon import CASES, label_code, training_count, wanted_parts
 from fedssl.data.layouts.layout import layout
-from fedssl.data.layouts.lists import read_json
+from fedssl.data.layouts.lists import is_there, read_json
 from fedssl.data.layouts.tree import find, wrong_tree
 from fedssl.errors import DataError
 from fedssl.federation import SiteSpec
@@ -24,10 +24,7 @@ _EXPECTED = "dataset.json, imagesTr/*.nii.gz and labelsTr/*.nii.gz, with path at
 
 
 def _counts(spec: SiteSpec) -> dict[str, int]:
-    path = _root(spec) / "dataset.json"
-    count = read_json(path).get("numTraining") if path.is_file() else None
-    training_only = wanted_parts(spec) == ("Tr",)
-    return {"images": count} if isinstance(count, int) and training_only else {}
+    return training_count(spec, _root(spec) / "dataset.json")
 
 
 def _root(spec: SiteSpec) -> Path:
@@ -65,15 +62,18 @@ def _listed(about: dict[str, Any], part: str, path: Path) -> list[tuple[str, str
         if part == "Tr":
             return [(str(row["image"]), str(row["label"])) for row in about["training"]]
         rows = about.get("test", [])
-        return [(row["image"] if isinstance(row, dict) else str(row), None) for row in rows]
+        return [(str(row["image"] if isinstance(row, dict) else row), None) for row in rows]
     except (KeyError, TypeError):
         raise DataError(
-            f"{path} does not list training images and labels as the Decathlon's files do."
+            f"{path} does not list training images and labels as the Decathlon's files do. Copy "
+            "it again."
         ) from None
 
 
 def _file(root: Path, listed: str, about_path: Path) -> Path:
     path = root / listed
-    if not path.is_file():
-        raise DataError(f"{about_path} lists {listed}, which does not exist. Copy it as well.")
+    if not is_there(path):
+        raise DataError(
+            f"{about_path} lists {listed[:300]}, which does not exist. Copy it as well."
+        )
     return path

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedssl.data.layouts.cases import CaseFile, MaskCode, files_by_stem, site_folder
-from fedssl.data.layouts.decathlon import CASES, label_code, wanted_parts
+from fedssl.data.layouts.decathlon import CASES, label_code, training_count, wanted_parts
 from fedssl.data.layouts.layout import layout
 from fedssl.data.layouts.lists import read_json
 from fedssl.data.layouts.tree import find, masks_of, optional_files, wrong_tree
@@ -23,7 +23,11 @@ __all__ = ["list_cases"]
 _EXPECTED = "dataset.json, imagesTr/<case>_0000.nii.gz and labelsTr/<case>.nii.gz"
 
 
-@layout("nnunet", options=CASES)
+def _counts(spec: SiteSpec) -> dict[str, int]:
+    return training_count(spec, Path(spec.path) / "dataset.json")
+
+
+@layout("nnunet", options=CASES, published=_counts)
 def list_cases(spec: SiteSpec) -> list[CaseFile]:
     """Return the cases of the parts that the site asks for.
 
@@ -66,8 +70,9 @@ def _cases(
                 f"{path} has no channel in its name; nnU-Net's images end in _0000, _0001, ..."
             )
         found.setdefault(match[1], {})[int(match[2])] = path
+    alone = all(sorted(files) == [0] for files in found.values())
     for case, files in found.items():
-        if sorted(files) not in ([0], list(range(channels))):
+        if sorted(files) != ([0] if alone else list(range(channels))):
             raise DataError(
                 f"{folder} holds the channels {sorted(files)} of {case!r}, but dataset.json names "
                 f"{channels}; needed are {list(range(channels))}."

@@ -114,3 +114,11 @@ def test_the_real_hippocampus_reads_as_its_archive_lists_it(real_data, tmp_path,
         np.testing.assert_array_equal(read.label, expected.label)
         assert read.spacing == expected.spacing
         assert set(np.unique(read.label)) == {0, 1, 2}
+
+
+def test_a_list_of_test_images_that_names_none_is_refused(tree, open_layout):
+    table = json.loads((tree / "dataset.json").read_text())
+    for odd in (7, {"image": 5}, "x" * 5000):
+        (tree / "dataset.json").write_text(json.dumps({**table, "test": [odd]}))
+        with pytest.raises(DataError, match=r"dataset\.json lists .*, which does not exist"):
+            open_layout("msd", tree, mode="3d", classes=3, cases="all")

@@ -140,3 +140,15 @@ def test_a_wrong_tree_says_what_was_expected(tree, open_layout):
     root = tree()
     with pytest.raises(DataError, match=r"no nnunet tree; expected dataset\.json.*Dataset027_X"):
         open_layout("nnunet", root.parent)
+
+
+def test_a_case_with_a_channel_less_than_the_others_is_named(tree, open_layout):
+    root = tree()
+    (root / "imagesTr/case_002_0001.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"channels \[0\] of 'case_002'.*needed are \[0, 1\]"):
+        open_layout("nnunet", root, mode="3d", channels=2)
+
+
+def test_the_number_of_training_cases_is_compared(tree, open_layout, caplog):
+    open_layout("nnunet", tree({"0": "CT"}, numTraining=30), mode="3d")
+    assert "nnunet is published with 30 images, 2 are" in caplog.text
