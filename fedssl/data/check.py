@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from fedssl.data.case_files import files_behind, read_mask
-from fedssl.data.check_findings import DataFinding, Level, bad, from_error, warning
+from fedssl.data.check_findings import DataFinding, Level, bad, from_error, heard, warning
 from fedssl.data.check_masks import check_content, check_grids
 from fedssl.data.check_sets import (
     Place,
@@ -94,12 +94,15 @@ def check_site(
     """
     try:
         # a site without masks is to be read all the same; its role is checked below
-        source = open_source(site.model_copy(update={"role": Role.UNLABELED}), task)
+        with heard() as notes:
+            source = open_source(site.model_copy(update={"role": Role.UNLABELED}), task)
     except DataError as error:
         first = from_error(error, "layout", [], site.path)
         findings = (first, *_unreadable(site, str(error), progress))
         return SiteReport(site, task, (), (), 0, findings)
-    return _Check(source, site, task, tolerance).run(progress)
+    check = _Check(source, site, task, tolerance)
+    check.pass_on(notes)
+    return check.run(progress)
 
 
 def check_together(reports: Sequence[SiteReport]) -> list[DataFinding]:
@@ -134,6 +137,14 @@ class _Check:
         ordered = sorted(self.findings, key=lambda f: f.level != Level.ERROR)
         facts_, found = tuple(self.facts), tuple(dict.fromkeys(ordered))
         return SiteReport(self.site, self.task, facts_, tuple(places), total, found)
+
+    def pass_on(self, notes: Sequence[str]) -> None:
+        """Make findings of what the layout has to say, but for counts, which are compared later."""
+        for note in notes:
+            if " is published with " not in note:
+                detail = note.removeprefix(f"Site {self.site.name!r}: ")
+                remedy = "Look whether this is on purpose."
+                self.findings.append(warning("layout", self.site.path, detail, remedy))
 
     def _read(self, index: int) -> Case | None:
         """Read a case; where only its mask is broken, the image is still measured."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from fedssl.errors import DataError
 
-__all__ = ["DataFinding", "Level", "bad", "from_error", "warning"]
+__all__ = ["DataFinding", "Level", "bad", "from_error", "heard", "warning"]
 
 
 class Level(StrEnum):
@@ -70,6 +72,23 @@ def from_error(error: DataError, kind: str, files: Sequence[Path], folder: str) 
     detail = text[:end].rstrip(" ;:.")
     remedy = text[end:].rstrip(".") or "Export or copy the file again"
     return bad(kind, first or folder, f"{detail}.", f"{remedy[0].upper()}{remedy[1:]}.")
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """Collect the warnings that fedssl logs meanwhile, instead of printing them."""
+    lines: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    log, listener = logging.getLogger("fedssl"), Listener(logging.WARNING)
+    log.addHandler(listener)
+    try:
+        yield lines
+    finally:
+        log.removeHandler(listener)
 
 
 def _blank(match: re.Match[str]) -> str:

@@ -120,7 +120,8 @@ def check_role(role: Role, labeled: int | str | None, masks: int, folder: str) -
                 "role",
                 folder,
                 f"The site has the role {role.value!r}, but none of its images has a mask.",
-                "Put masks into its labels folder under the images' names, or set role = "
+                "Put masks where its layout looks for them (folders: labels/, under the images' "
+                "names; h5: the dataset label, or the one that an option names), or set role = "
                 '"unlabeled".',
             )
         ]

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -196,3 +197,17 @@ def test_pictures_of_one_value_are_no_duplicates_of_each_other(tmp_path, write_i
         write_image(tmp_path / f"images/{i}.png", np.zeros((30, 30), dtype=np.uint8))
     report = check_site(SiteSpec(name="s", path=str(tmp_path), role="unlabeled"), FUNDUS)
     assert kinds(report) == {("warning", "constant"): 3}
+
+
+def test_what_a_layout_leaves_out_is_told(tmp_path):
+    for name in ("a", "b"):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["image"] = volume(ord(name))
+    (tmp_path / "train.list").write_text("a\nc\n")
+    spec = SiteSpec(name="s", path=str(tmp_path), role="unlabeled", layout="h5")
+    findings = check_site(spec, VOLUMES).findings
+    assert {(f.level, f.kind) for f in findings} == {(Level.WARNING, "layout")}
+    assert [f.detail for f in findings] == [
+        "1 listed cases are missing on disk, e.g. 'c'.",
+        "1 cases stand in none of the lists; left out.",
+    ]

@@ -27,7 +27,7 @@ def list_cases(spec: SiteSpec) -> list[CaseFile]:
     """Return the frames with the published split.
 
     Raises:
-        DataError: no such tree, or a damaged file.
+        DataError: no such tree.
     """
     root = site_folder(spec.path, spec.name)
     folder = find(root, "data") or root

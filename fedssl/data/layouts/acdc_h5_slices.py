@@ -33,7 +33,7 @@ def list_cases(spec: SiteSpec) -> list[CaseFile]:
     """Return the slices with the published split.
 
     Raises:
-        DataError: no such tree, or a damaged file.
+        DataError: no such tree.
     """
     root = site_folder(spec.path, spec.name)
     folder = find(root, "data", "slices") or find(root, "slices") or root

@@ -34,7 +34,7 @@ def list_cases(spec: SiteSpec) -> list[CaseFile]:
     """Return the cases with the published split; the last number of a name is that of the scan.
 
     Raises:
-        DataError: no such tree, or a damaged file.
+        DataError: no such tree.
     """
     root = site_folder(spec.path, spec.name)
     folder = find(root, "data") or root

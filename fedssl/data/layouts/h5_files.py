@@ -26,19 +26,31 @@ def axes_of(spec: SiteSpec, default: str) -> str:
     return choice(spec, "axes", _ORDERS, default)
 
 
-def h5_case(path: Path, name: str, subject: str, axes: str = "zyx") -> CaseFile:
-    """Return the case in one file; it has a mask if the file has `label`.
+def h5_case(
+    path: Path,
+    name: str,
+    subject: str,
+    axes: str = "zyx",
+    keys: tuple[str, str] = ("image", "label"),
+) -> CaseFile:
+    """Return the case in one file; it has a mask if the file has that dataset.
 
-    Raises:
-        DataError: the file cannot be opened or has no `image`.
+    What is wrong with a file is told by who reads it, so that one does not hide the others.
+
+    Args:
+        path: the file.
+        name: of the case.
+        subject: whose image it is.
+        axes: order of the stored axes.
+        keys: names of the datasets of image and mask.
     """
-    held = dataset_names(path)
-    if "image" not in held:
-        raise DataError(
-            f"{path} has no dataset 'image'; it holds {', '.join(sorted(held)[:8]) or 'nothing'}."
-        )
-    label = path if "label" in held else None
-    return CaseFile(name, subject, path, label, f"image@{axes}", f"label@{axes}")
+    image, label = keys
+    try:
+        held = dataset_names(path)
+    except DataError:
+        held = {label}
+    mask = path if label.partition("/")[0] in held else None
+    return CaseFile(name, subject, path, mask, f"{image}@{axes}", f"{label}@{axes}")
 
 
 def h5_files(folder: Path) -> dict[str, Path]:

@@ -24,17 +24,25 @@ _LISTS = {
 }
 
 
-@layout("h5", options=AXES)
+_KEYS = {
+    "image": "name of the dataset with the image (image)",
+    "label": "name of the dataset with the mask (label)",
+}
+
+
+@layout("h5", options={**AXES, **_KEYS})
 def list_cases(spec: SiteSpec) -> list[CaseFile]:
     """Return a folder's cases; each file is one.
 
     Raises:
-        DataError: no such files, or a damaged one.
+        DataError: no such files.
     """
     root = site_folder(spec.path, spec.name)
     folder = find(root, "data") or root
     axes = axes_of(spec, "zyx")
-    cases = [h5_case(path, name, name, axes) for name, path in h5_files(folder).items()]
+    image, label = (str(spec.options.get(key, key)) for key in _KEYS)
+    files = h5_files(folder)
+    cases = [h5_case(path, name, name, axes, (image, label)) for name, path in files.items()]
     if not cases:
         raise wrong_tree(spec, root, "h5", "<case>.h5 with the datasets image and label")
     return in_listed_parts(spec, cases, (root, folder), _LISTS)

@@ -39,7 +39,7 @@ def list_cases(spec: SiteSpec) -> list[CaseFile]:
     """Return the scans with the published split; whether two are one person's is not published.
 
     Raises:
-        DataError: no such tree, or a damaged file.
+        DataError: no such tree.
     """
     root = site_folder(spec.path, spec.name)
     folder = find(root, _ABOVE) or root

@@ -36,7 +36,7 @@ def list_cases(spec: SiteSpec) -> list[CaseFile]:
     """Return the scans with the published split.
 
     Raises:
-        DataError: no such tree, or a damaged file.
+        DataError: no such tree.
     """
     root = site_folder(spec.path, spec.name)
     folder = find(root, "Pancreas_h5") or root

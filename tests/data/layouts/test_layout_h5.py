@@ -20,8 +20,20 @@ def test_any_folder_of_files_with_image_and_label_reads(tmp_path, open_layout):
     assert source.read(0).label.sum() == 8
 
 
-def test_a_file_without_image_is_named(tmp_path, open_layout):
+def test_a_file_without_image_is_named_and_hides_no_other(tmp_path, open_layout):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["volume"] = np.zeros((2, 2))
+    (tmp_path / "b.h5").write_bytes(b"")
+    source = open_layout("h5", tmp_path)
     with pytest.raises(DataError, match=r"a\.h5 has no dataset 'image'; it holds volume"):
-        open_layout("h5", tmp_path)
+        source.read(0)
+    with pytest.raises(DataError, match=r"b\.h5 is empty"):
+        source.read(1)
+
+
+def test_options_name_the_datasets(tmp_path, open_layout):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["scan/t1"], file["mask"] = np.arange(6.0).reshape(2, 3), np.ones((2, 3), np.uint8)
+    source = open_layout("h5", tmp_path, image="scan/t1", label="mask")
+    case = source.read(0)
+    assert (case.image.max(), case.label.sum()) == (5, 6)
