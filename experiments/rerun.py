@@ -43,7 +43,7 @@ def main(
         command = [sys.executable, "-m", "fedssl.cli", _VERBS[engine]]
         command += ["--config", str(run / "config.toml"), "--out", str(folder)]
         command += ["--set", "resume=false", "--set", "tracking="]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)  # noqa: S603
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)  # noqa: S603 -- our own arguments
         if done.returncode != 0:
             typer.secho(f"The run failed with status {done.returncode}.", err=True, fg="red")
             raise typer.Exit(2)

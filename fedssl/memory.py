@@ -99,7 +99,7 @@ class FileMemory:
         try:
             with safe_open(path, "pt") as file:
                 stamps = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- it is no mapping and has no __iter__
         except (OSError, SafetensorError) as error:
             _not_used(path, f"it is damaged: {error}")
             return None

@@ -40,13 +40,13 @@ def generators(seed: int, *purpose: int | str) -> Rng:
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Fork and seed the global generators (dropout, initialisation), and restore them after."""
     devices = [device] if device.type == "cuda" else []
-    python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 -- the global generator is what is meant
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+        np.random.seed(seed % 2**32)  # noqa: NPY002 -- the global generator is what is meant
         try:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(numpy_state)  # noqa: NPY002
+            np.random.set_state(numpy_state)  # noqa: NPY002 -- the global generator is what is meant

@@ -127,7 +127,7 @@ class Site:
             stage=download.stage,
             num_examples=self.data.num_examples,
             num_labeled=self.data.num_labeled,
-            **fields,  # type: ignore[arg-type]
+            **fields,  # type: ignore[arg-type]  # fields of several types
         )
 
     def _info(self) -> dict[str, str]:

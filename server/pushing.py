@@ -41,5 +41,5 @@ def accept_repeated_objects() -> None:
 
         return push_once
 
-    make_push.accepts_repeated = True  # type: ignore[attr-defined]
+    make_push.accepts_repeated = True  # type: ignore[attr-defined]  # a mark on the function
     setattr(http_grid, SEAM, make_push)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk  # noqa: N813 -- its customary name
 from tiny_federations import TINY, write_federation
 from typer.testing import CliRunner, Result
 

@@ -125,7 +125,7 @@ def test_sizes_may_come_as_a_number_and_with_spaces():
 
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(ValidationError, match="frozen"):
-        RunConfig().rounds = 3  # type: ignore[misc]
+        RunConfig().rounds = 3  # type: ignore[misc]  # frozen, which is the point
 
 
 def test_later_sources_win_over_earlier_ones(tmp_path: Path):

@@ -44,7 +44,7 @@ def test_the_two_generators_of_a_purpose_repeat():
 
 
 def draws() -> tuple[float, float, float]:
-    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002 -- the global generator is what is meant
 
 
 def test_a_seeded_block_repeats_whatever_was_drawn_before():
@@ -60,14 +60,14 @@ def test_a_seeded_block_repeats_whatever_was_drawn_before():
 def test_a_seeded_block_leaves_the_global_generators_as_they_were():
     torch.manual_seed(1)
     random.seed(1)
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)  # noqa: NPY002 -- the global generator is what is meant
     expected = draws()
     torch.manual_seed(1)
     random.seed(1)
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)  # noqa: NPY002 -- the global generator is what is meant
     with seeded(99, CPU):
         draws()
-    with pytest.raises(RuntimeError), seeded(99, CPU):  # noqa: PT012
+    with pytest.raises(RuntimeError), seeded(99, CPU):  # noqa: PT012 -- the with statement is the whole of it
         draws()
         raise RuntimeError
     assert draws() == expected

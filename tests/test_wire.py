@@ -58,7 +58,7 @@ def same_arrays(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -
 
 def same(left: object, right: object) -> bool:
     assert type(left) is type(right)
-    for item in fields(left):  # type: ignore[arg-type]
+    for item in fields(left):  # type: ignore[arg-type]  # a dataclass
         a, b = getattr(left, item.name), getattr(right, item.name)
         if item.name in {"weights", "knowledge"}:
             if not same_arrays(a, b):
@@ -212,7 +212,7 @@ def broken(**changes: object) -> RecordDict:
         if record is None:
             del content[name]
         else:
-            content[name] = record  # type: ignore[assignment]
+            content[name] = record  # type: ignore[assignment]  # broken on purpose
     return content
 
 
@@ -222,7 +222,7 @@ def header(**changes: object) -> ConfigRecord:
         if value is None:
             del record[key]
         else:
-            record[key] = value  # type: ignore[assignment]
+            record[key] = value  # type: ignore[assignment]  # broken on purpose
     return record
 
 

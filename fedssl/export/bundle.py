@@ -157,7 +157,7 @@ def run_bundle(folder: Path, images: Path, out: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run"]
     command += ["--config_file", "configs/inference.json", "--bundle_root", "."]
     command += ["--dataset_dir", str(images.resolve()), "--output_dir", str(out.resolve())]
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(  # noqa: S603 -- our own arguments
         command, cwd=folder, env=os.environ, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:

@@ -132,5 +132,5 @@ def _text(figure: Figure, left: float, top: float, text: str, **style: object) -
         va="top",
         ha="left",
         parse_math=False,
-        **style,  # type: ignore[arg-type]
+        **style,  # type: ignore[arg-type]  # style keys of several types
     )

@@ -26,7 +26,7 @@ GIB = 2**30
 
 
 def node(**fields: object) -> NodeSpec:
-    return NodeSpec(coordinator="localhost:443", **fields)  # type: ignore[arg-type]
+    return NodeSpec(coordinator="localhost:443", **fields)  # type: ignore[arg-type]  # fields of several types
 
 
 def told(finding: Finding, level: str, detail: str, remedy: str = "") -> None:

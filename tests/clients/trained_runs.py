@@ -65,7 +65,7 @@ def train(folder: Path, federation: str, **keys: object) -> Path:
         "evaluate.overlays": 0,
         **keys,
     }
-    run = load_config(flat)  # type: ignore[arg-type]
+    run = load_config(flat)  # type: ignore[arg-type]  # flat keys of several types
     simulate(run, folder / "run", progress=ConsoleProgress(Console(quiet=True)))
     return folder / "run"
 

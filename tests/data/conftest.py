@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk  # noqa: N813 -- its customary name
 
 from fedssl.data.cache import CacheWriter, PreparedSite, open_prepared
 from fedssl.data.cropping import whole

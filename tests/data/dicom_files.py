@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk  # noqa: N813 -- its customary name
 
 EYE = (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)
 

@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk  # noqa: N813 -- its customary name
 from dicom_files import EYE, locale_kept, write_series, write_slice
 
 from fedssl.data.masks import mask_name, write_onto

@@ -65,10 +65,10 @@ def test_reading_twice_or_in_another_order_gives_the_same_case(name: str) -> Non
 def test_numpys_global_generator_is_neither_used_nor_moved(name: str) -> None:
     source = sources(name)[0]
     expected = source.read(0).image
-    np.random.seed(1)  # noqa: NPY002
-    before = np.random.get_state()[1].copy()  # type: ignore[index] # noqa: NPY002
+    np.random.seed(1)  # noqa: NPY002 -- the global generator is what is meant
+    before = np.random.get_state()[1].copy()  # type: ignore[index] # noqa: NPY002 -- a legacy state
     assert np.array_equal(source.read(0).image, expected)
-    after = np.random.get_state()[1]  # type: ignore[index] # noqa: NPY002
+    after = np.random.get_state()[1]  # type: ignore[index] # noqa: NPY002 -- a legacy state
     assert np.array_equal(before, after)
 
 
@@ -164,7 +164,7 @@ def test_two_images_of_a_subject_show_the_same_disc_elsewhere() -> None:
     source = sources("synthetic-fundus")[0]
     assert source.cases[4].subject == source.cases[5].subject != source.cases[6].subject
     first, second, other = (source.read(i) for i in (4, 5, 6))
-    areas = [int((c.label >= 1).sum()) for c in (first, second, other)]  # type: ignore[operator]
+    areas = [int((c.label >= 1).sum()) for c in (first, second, other)]  # type: ignore[operator]  # drawn cases have a label
     assert abs(areas[0] - areas[1]) < 0.03 * areas[0]
     assert abs(areas[0] - areas[2]) > 0.03 * areas[0]
     assert not np.array_equal(first.label, second.label)
@@ -182,7 +182,7 @@ def test_sites_look_different_and_hold_different_subjects() -> None:
     fed = federation("synthetic")
     twin = fed.sites[0].model_copy(update={"name": "twin"})
     a, b = SyntheticSource(fed.sites[0], fed.task), SyntheticSource(twin, fed.task)
-    assert not np.array_equal(a.read(0).label, b.read(0).label)  # type: ignore[arg-type]
+    assert not np.array_equal(a.read(0).label, b.read(0).label)  # type: ignore[arg-type]  # drawn cases have a label
 
 
 def test_size_and_look_can_be_overridden_in_a_site_table() -> None:

@@ -129,7 +129,7 @@ def test_an_app_that_was_not_checked_is_not_loaded(bundle: bytes, tmp_path: Path
 
 def test_a_flower_that_works_in_another_way_is_refused() -> None:
     with pytest.raises(BundleRefusedError, match="has no install_from_fab"):
-        guard("any", Path("apps"), SimpleNamespace(pull_task_input=len, get_load_client_app_fn=len))  # type: ignore[arg-type]
+        guard("any", Path("apps"), SimpleNamespace(pull_task_input=len, get_load_client_app_fn=len))  # type: ignore[arg-type]  # a Flower that lacks a function
 
 
 def flower_like(

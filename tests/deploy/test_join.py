@@ -45,7 +45,7 @@ def careless(link: SuperLink, tmp_path: Path) -> Iterator[Joined]:
 
 def run(link: SuperLink, app: Path, out: Path, **change: object) -> tuple[str, str]:
     """Run an app; return its status and its log."""
-    config = flatten(load_config({**TINY, "out": str(out), **change}))  # type: ignore[dict-item]
+    config = flatten(load_config({**TINY, "out": str(out), **change}))  # type: ignore[dict-item]  # flat keys of several types
     number = link.submit(app, config, {})
     log = "".join(link.follow(number))
     return link.status(number).status, log

@@ -101,7 +101,7 @@ def test_the_registration_list_holds_the_keys_that_the_sites_have(kits: Path) ->
 def openssh(key: object) -> str:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    text = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)  # type: ignore[attr-defined]
+    text = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)  # type: ignore[attr-defined]  # an EC key, as other tests show
     return str(text.decode().split()[1])
 
 

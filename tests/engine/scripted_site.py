@@ -58,7 +58,7 @@ class Scripted(LocalObjective):
 
     def __init__(self, setup: LocalSetup, step: Step) -> None:
         self.setup = setup
-        self.model: Numbers = setup.model  # type: ignore[assignment]
+        self.model: Numbers = setup.model  # type: ignore[assignment]  # this method builds Numbers
         self.step = step
         self.seen: list[Any] = []
         self.begun_in_training_mode = True
@@ -127,7 +127,7 @@ class Bench:
             task=TASK,
             method=method,
             model=model,
-            data=self.data,  # type: ignore[arg-type]
+            data=self.data,  # type: ignore[arg-type]  # a scripted one
             batches=Batches(),
             memory=FileMemory(self.folder, round_, round_),
             device=CPU,

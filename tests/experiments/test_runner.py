@@ -33,7 +33,7 @@ def app(main: object, *arguments: str) -> tuple[int, str]:
     import typer
 
     command = typer.Typer()
-    command.command()(main)  # type: ignore[arg-type]
+    command.command()(main)  # type: ignore[arg-type]  # any function will do
     result = CliRunner().invoke(command, list(arguments))
     return result.exit_code, result.output
 
@@ -253,6 +253,6 @@ def _writers(folder: Path) -> list[int]:
 
 def _wait(true: object, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
-    while not true():  # type: ignore[operator]
+    while not true():  # type: ignore[operator]  # a function without arguments
         assert time.monotonic() < deadline, "it takes too long"
         time.sleep(0.2)

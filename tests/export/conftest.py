@@ -16,4 +16,4 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     federation = write_federation(folder / "data")
     keys = {"method": "fedavg", "rounds": 1, "local-steps": 2}
     keys |= {"image-size": "24", "patch-size": "16"}
-    return trained_run(folder, federation, keys)  # type: ignore[arg-type]
+    return trained_run(folder, federation, keys)  # type: ignore[arg-type]  # flat keys of several types

@@ -37,7 +37,7 @@ def test_a_site_that_starts_late_takes_part_from_a_later_round(
                 nodes.append(start_node(link, name, site_file, tmp_path))
                 if name == "north":
                     submit(link, {**tiny, "rounds": 500, "local-steps": 1}, tmp_path / "out")
-                wait_until(lambda last=name: any(last in sites for sites in took_part()), 300)  # type: ignore[misc]
+                wait_until(lambda last=name: any(last in sites for sites in took_part()), 300)  # type: ignore[misc]  # the default binds the name
         finally:
             for node in nodes:
                 node.terminate()

@@ -60,7 +60,7 @@ def took_part(rounds: Sequence[dict[str, Any]]) -> list[list[str]]:
 def replies(exchange: Comings) -> list[list[int]]:
     """Return the rounds that each site was asked to train in."""
     sites = exchange.sites.values()
-    return [[d.round for d in s.seen if d.stage == "train"] for s in sites]  # type: ignore[attr-defined]
+    return [[d.round for d in s.seen if d.stage == "train"] for s in sites]  # type: ignore[attr-defined]  # sites of this file
 
 
 def digest(folder: Path) -> str:

@@ -74,7 +74,7 @@ def travelled(message: Message) -> Message:
     contents = {key: part.deflate() for key, part in get_all_nested_objects(content).items()}
     restored = inflate_object_from_contents(content.object_id, contents)
     assert isinstance(restored, RecordDict)
-    return Message(metadata=message.metadata, content=restored)  # type: ignore[call-overload]
+    return Message(metadata=message.metadata, content=restored)  # type: ignore[call-overload]  # Flower's stubs know no metadata
 
 
 def lost(message: Message) -> Message:

@@ -171,7 +171,7 @@ def test_a_site_that_cannot_read_its_data_tells_no_path(
     replies: list[Message] = []
 
     def listening(message: Message) -> Message | None:
-        replies.append(node(sites["west"], config)(message))  # type: ignore[arg-type]
+        replies.append(node(sites["west"], config)(message))  # type: ignore[arg-type]  # flat keys of several types
         return replies[-1]
 
     grid = InProcessGrid({1: node(sites["north"], config), 2: node(sites["south"], config)})

@@ -318,4 +318,4 @@ def test_a_node_that_failed_to_describe_itself_is_asked_again(
 def test_the_strategy_refuses_what_it_would_have_to_ignore() -> None:
     strategy = FederationStrategy(config(), Path("unused"))
     with pytest.raises(ConfigError, match="initial_arrays"):
-        strategy.start(InProcessGrid({}), ArrayRecord(WEIGHTS))  # type: ignore[arg-type]
+        strategy.start(InProcessGrid({}), ArrayRecord(WEIGHTS))  # type: ignore[arg-type]  # a grid in all that is asked of it

@@ -86,8 +86,8 @@ def watch_site(module: ModuleType) -> None:
         note("up, sent", message, context.node_id, message.metadata.reply_to_message_id)
         push(client, message, context)
 
-    module.pull_task_input = pull_task_input  # type: ignore[attr-defined]
-    module.push_message = push_message  # type: ignore[attr-defined]
+    module.pull_task_input = pull_task_input  # type: ignore[attr-defined]  # Flower's module, wrapped
+    module.push_message = push_message  # type: ignore[attr-defined]  # Flower's module, wrapped
 
 
 WATCHED = {
@@ -112,7 +112,7 @@ class Watcher(importlib.abc.MetaPathFinder):
             load(module)
             WATCHED[name](module)
 
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # wrapped
         return spec
 
 
