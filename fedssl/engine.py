@@ -82,7 +82,10 @@ def pick_device(wanted: str) -> torch.device:
             f"Key 'device': {wanted!r} was given, but torch sees no CUDA device here. Under Ray, "
             "set client-resources-num-gpus above 0; otherwise use device = 'auto' or 'cpu'."
         )
-    return torch.device(wanted)
+    try:
+        return torch.device(wanted)
+    except RuntimeError:
+        raise TrainingError(f"There is no device {wanted!r}; give auto, cpu or cuda.") from None
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -118,7 +118,16 @@ def load_federation(run: RunConfig) -> Federation:
 
 
 def load_site_file(path: Path) -> tuple[Task, SiteSpec]:
-    """Return the task and the one site of a `site.toml`."""
+    """Return the task and the one site of a `site.toml`.
+
+    Raises:
+        FederationError: the file is missing or wrong.
+    """
+    if not path.is_file():
+        raise FederationError(
+            f"The site file {str(path)!r} does not exist. Give its path; 'fedssl-client init' "
+            "writes one."
+        )
     tables = _read_toml(path)
     tables.pop("node", None)  # how the site connects; see fedssl.deploy.site_file
     task, sites = _parse_tables(tables, str(path))

@@ -219,6 +219,8 @@ def predict_folder(
 
 
 def _source(images: Path, task: Task) -> FolderSource:
+    if not images.is_dir():
+        raise DataError(f"{images} is no folder; give the folder that holds the images.")
     folder = images.resolve()
     # No masks are looked for: the folder of labels is one that cannot exist.
     options: dict[str, str | int | float | bool] = {"images": folder.name, "labels": ".none"}

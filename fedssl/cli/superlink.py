@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from fedssl.cli.processes import MARK, free_port, guarded, stop, tool, undisturbed
 from fedssl.config import Scalar
-from fedssl.errors import FederationError
+from fedssl.errors import ConfigError, FederationError
 from fedssl.results import config_toml
 
 __all__ = ["CONNECTION", "RunStatus", "SuperLink", "remote_superlink", "superlink"]
@@ -145,7 +145,7 @@ def superlink(*, simulation: bool) -> Iterator[SuperLink]:
         FederationError: it does not come up.
     """
     # A short path: Ray puts sockets below it, and their names may have about 100 characters.
-    base = "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108
+    base = "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108 -- checked to be there; Ray needs a short path
     folder = Path(tempfile.mkdtemp(prefix="fedssl-", dir=base))
     mark = secrets.token_hex(16)
     environment = _environment(folder, mark)
@@ -172,14 +172,22 @@ def remote_superlink(address: str, root_certificates: Path | None) -> Iterator[S
         address: `host:port` of its control interface; the coordinator's machine reaches it, sites
             do not.
         root_certificates: authority that signed its certificate; None: no TLS.
+
+    Raises:
+        ConfigError: the address has no port, or there is no such authority.
     """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"--superlink takes host:port, e.g. 127.0.0.1:8000; got {address!r}.")
+    if root_certificates is not None and not root_certificates.is_file():
+        raise ConfigError(f"--root-certificates: {root_certificates} is no file; give ca.crt.")
     folder = Path(tempfile.mkdtemp(prefix="fedssl-"))
     try:
         security = "insecure = true"
         if root_certificates is not None:
             security = f"root-certificates = {json.dumps(str(root_certificates.resolve()))}"
         _write_connection(folder, address, security)
-        yield SuperLink(folder, int(address.rpartition(":")[2]), _environment(folder, ""))
+        yield SuperLink(folder, int(port), _environment(folder, ""))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -49,3 +49,12 @@ def test_an_unknown_layout_or_option_is_refused(tmp_path):
         assert answer.exit_code == 1
         assert told in answer.output
         assert not file.exists()
+
+
+def test_a_site_file_that_is_not_there_is_named_with_the_command_that_writes_one(tmp_path):
+    for command in ("join", "doctor"):
+        answer = RUN(app, [command, str(tmp_path / "site.toml"), "--json"])
+        assert answer.exit_code == 1
+        told = json.loads(answer.output)["error"]
+        assert told.startswith("The site file")
+        assert "fedssl-client init" in told

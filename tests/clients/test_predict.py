@@ -12,7 +12,7 @@ from trained_runs import FEDERATION, train, write_picture
 
 from fedssl.data.intensity import zscore
 from fedssl.data.readers import read_image, read_label
-from fedssl.errors import CheckpointError, DataError
+from fedssl.errors import CheckpointError, DataError, TrainingError
 from fedssl.evaluate import predict_label
 from fedssl.predict import load_trained, predict_folder
 
@@ -65,6 +65,16 @@ def test_nothing_is_overwritten(run_folder: Path, hospital: Path, tmp_path: Path
     with pytest.raises(DataError, match="exists already"):
         predict_folder(trained, hospital / "data/images", hospital / "data/images")
     assert read_image(hospital / "data/images/eye_0.png").array.shape == (3, 40, 52)
+
+
+def test_what_is_no_folder_of_images_or_no_device_is_named(
+    run_folder: Path, hospital: Path, tmp_path: Path
+) -> None:
+    picture = hospital / "data/images/eye_0.png"
+    with pytest.raises(DataError, match=r"eye_0\.png is no folder; give the folder"):
+        predict_folder(load_trained(run_folder), picture, tmp_path / "masks")
+    with pytest.raises(TrainingError, match="no device 'gpu'; give auto, cpu or cuda"):
+        load_trained(run_folder, device="gpu")
 
 
 @pytest.fixture(scope="module")

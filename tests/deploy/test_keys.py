@@ -155,3 +155,17 @@ def test_the_command_reports_what_it_wrote_and_fails_with_status_1(tmp_path: Pat
     assert second.exit_code == 1
     assert "exists already" in second.stderr
     assert CliRunner().invoke(app, ["keys", "--out", str(tmp_path / "n")]).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--superlink", "fl.example.org"], "takes host:port"),
+        (["--root-certificates", "nowhere.crt"], "nowhere.crt is no file"),
+    ],
+)
+def test_submit_names_an_address_or_authority_that_cannot_be(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    done = CliRunner().invoke(app, ["submit", "--out", str(tmp_path), *options])
+    assert (done.exit_code, message in done.stderr) == (1, True)
