@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 -- its customary name
+from coded_sites import batches_over
 
+from fedssl.data.batches import Batches, SiteTrainingData
 from fedssl.data.cache import CacheWriter, PreparedSite, open_prepared
 from fedssl.data.cropping import whole
 
@@ -89,3 +92,11 @@ def prepared_site(tmp_path: Path) -> Callable[..., PreparedSite]:
         return site
 
     return build
+
+
+@pytest.fixture
+def site_batches(
+    prepared_site: Callable[..., PreparedSite], tmp_path: Path
+) -> Callable[..., tuple[Batches, SiteTrainingData]]:
+    """Return batches over given images, labels and roles, and the data behind them."""
+    return partial(batches_over, prepared_site, tmp_path)
