@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,9 @@ __all__ = [
     "prepare_case",
     "prepare_site",
 ]
+
+_MOST_VOXELS = 1 << 30
+"""Of one resampled case; 4 GiB for a channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,8 @@ class PreparePlan:
         """Return the new length of a case's last axes, or None to keep them.
 
         Raises:
-            DataError: the plan names a spacing, but that of the case is unknown.
+            DataError: the plan names a spacing, but that of the case is unknown, or it would make
+                the case too large for any memory.
         """
         if self.target_spacing is None:
             return self.image_size
@@ -100,7 +105,15 @@ class PreparePlan:
                 f"{list(self.target_spacing)} cannot be reached. Give its site spacing = [x, y, z] "
                 "in mm, or use image-size instead."
             )
-        return resampled_size(case.image.shape[1:], case.spacing, self.target_spacing)
+        size = resampled_size(case.image.shape[1:], case.spacing, self.target_spacing)
+        if prod(size) > _MOST_VOXELS:
+            raise DataError(
+                f"Case {case.name!r} has the spacing {list(case.spacing)} mm; target-spacing = "
+                f"{list(self.target_spacing)} would make it {' x '.join(map(str, size))} voxels. "
+                "Correct its header (or give its site spacing = [x, y, z]), or ask for a wider "
+                "spacing."
+            )
+        return size
 
 
 def prepare_site(

@@ -45,6 +45,12 @@ def test_an_unknown_spacing_cannot_be_resampled():
         prepare_case(volume("pixel"), plan)
 
 
+def test_a_spacing_that_would_take_terabytes_is_refused_before_it_does():
+    plan = PreparePlan.from_run(RunConfig(target_spacing="0.0001"), VOLUMES)
+    with pytest.raises(DataError, match=r"Case 'c' has the spacing \[3.*x 60000 x 40000 voxels"):
+        prepare_case(volume(), plan)
+
+
 def test_no_axis_vanishes_and_lengths_are_rounded():
     assert resampled_size((1, 10, 10), (1.0, 1.0, 0.7), (5.0, 3.0, 1.0)) == (1, 3, 7)
     assert resampled_size((20, 10, 10), (9.0, 2.0, 2.0), (1.0, 4.0)) == (20, 5)
