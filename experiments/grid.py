@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedssl.cli.options import flat_keys, read_tables
 from fedssl.config import Scalar
+from fedssl.errors import ConfigError
 
 __all__ = ["Job", "is_experiment", "jobs_of"]
 
@@ -39,9 +41,12 @@ def jobs_of(path: Path, seeds: Sequence[int]) -> list[Job]:
         path: TOML with keys of the run config; `[grid]` maps keys to lists of values. Files that
             `federation` takes in the grid are looked up beside it.
         seeds: run seeds; the split is the same for all of them.
+
+    Raises:
+        ConfigError: the file or its grid cannot be read.
     """
     tables = read_tables(path)
-    grid: dict[str, list[Scalar]] = tables.pop("grid", {})
+    grid = _checked(tables.pop("grid", {}), path)
     base = flat_keys(tables, path.parent)
     stem = [path.resolve().parent.name, path.stem]
     return [
@@ -52,6 +57,17 @@ def jobs_of(path: Path, seeds: Sequence[int]) -> list[Job]:
         for point, values in _points(grid)
         for seed in seeds
     ]
+
+
+def _checked(grid: Any, path: Path) -> dict[str, list[Scalar]]:
+    lists: dict[str, Any] = grid if isinstance(grid, dict) else {"": grid}
+    for key, values in lists.items():
+        if not isinstance(values, list) or not values:
+            raise ConfigError(
+                f"{path}, [grid]: {key!r} needs a list of values to run, e.g. [0.5, 1.0]; got "
+                f"{values!r}."
+            )
+    return lists
 
 
 def _points(

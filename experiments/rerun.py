@@ -65,7 +65,10 @@ def _results(run: Path) -> dict[str, Any]:
             f"{run} holds no finished run; it needs results.json and config.toml, as a row of "
             "experiments.run has them."
         )
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Run the row again.") from None
     return results
 
 

@@ -24,6 +24,7 @@ import typer
 from experiments.cost import estimate
 from experiments.grid import Job, is_experiment, jobs_of
 from fedssl.cli.options import friendly_errors
+from fedssl.errors import ConfigError
 
 __all__ = ["Engine", "main", "run_job"]
 
@@ -40,30 +41,39 @@ class Engine(StrEnum):
 
 def main(
     files: Annotated[list[Path], typer.Argument(help="Experiment files; others are skipped.")],
-    seeds: Annotated[int, typer.Option(help="Run seeds 0 .. N-1.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Run seeds 0 .. N-1.")] = 1,
     engine: Annotated[Engine, typer.Option(help="loopback or ray (flwr run).")] = Engine.LOOPBACK,
     out: Annotated[Path, typer.Option(help="Results folder.")] = Path("runs"),
-    jobs: Annotated[int, typer.Option(help="Runs side by side; 0: one per CPU.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Runs side by side; 0: one per CPU.")] = 0,
     dry: Annotated[bool, typer.Option("--dry", help="Print the runs and what they take.")] = False,
 ) -> None:
     """Run every combination of the files' grids with every seed."""
     with friendly_errors():
         chosen = [file for file in files if is_experiment(file)]
+        if not chosen:
+            raise ConfigError(
+                f"{', '.join(map(str, files))}: nothing to run. Federations and common*.toml are "
+                "passed over; give files with the keys of a run."
+            )
         todo = [job for file in chosen for job in jobs_of(file, range(seeds))]
+        failed = _run_open(todo, out, engine, jobs or os.cpu_count() or 1, dry=dry)
+    for name in failed:
+        typer.secho(f"Failed: {name}; see {out / name}.log", err=True, fg="red")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _run_open(todo: list[Job], out: Path, engine: Engine, jobs: int, *, dry: bool) -> list[str]:
+    """Run what is not finished; return the names of what failed."""
     open_ = [job for job in todo if not (out / job.name / "results.json").is_file()]
-    workers = 1 if engine == Engine.RAY else jobs or os.cpu_count() or 1
+    workers = 1 if engine == Engine.RAY else jobs
     typer.echo(estimate(todo, open_, out, workers))
     if dry:
         for job in open_:
             typer.echo(job.name)
-        return
+        return []
     if engine == Engine.RAY or (workers == 1 and not os.environ.get("RAY_ADDRESS")):
-        failed = [job.name for job in open_ if run_job(job, out, engine) != 0]
-    else:
-        failed = _side_by_side(open_, out, workers)
-    for name in failed:
-        typer.secho(f"Failed: {name}; see {out / name}.log", err=True, fg="red")
-    raise typer.Exit(1 if failed else 0)
+        return [job.name for job in open_ if run_job(job, out, engine) != 0]
+    return _side_by_side(open_, out, workers)
 
 
 def run_job(job: Job, out: Path, engine: Engine) -> int:

@@ -3,21 +3,28 @@
 Per set and choice of labeled sites, one row per experiment: Dice, HD95 and ASSD at the unlabeled
 sites, or at the mixed ones where there are no others (mean over sites, then over seeds, with the
 standard deviation over seeds), the paired difference in Dice from the lower bound with a bootstrap
-interval over cases, and the share of the gap between lower and upper bound that is closed.
+interval over cases, and the share of the gap between lower and upper bound that is closed. What is
+not there yet is a dash: runs are paired over the seeds that both have.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+
+from fedssl.cli.options import friendly_errors
+from fedssl.errors import DataError
+from fedssl.memory import write_atomically
 
 __all__ = ["Row", "load_rows", "markdown", "paired_interval"]
 
@@ -51,41 +58,75 @@ class Row:
         """Return one mean over sites and classes per seed; sites without masks are left out."""
         means = []
         for result in self.results.values():
-            values = [_mean(result["sites"][s][metric].values()) for s in sites]
+            there = [result["sites"][s] for s in sites if s in result["sites"]]
+            values = [_mean(site[metric].values()) for site in there]
             known = [v for v in values if v is not None]
             if known:
                 means.append(sum(known) / len(known))
         return means
 
-    def case_means(self, sites: Sequence[str]) -> dict[tuple[str, str], float]:
-        """Return Dice per (site, case), averaged over seeds."""
+    def units(self, sites: Sequence[str]) -> list[str]:
+        """Return the units of the distances that were measured at these sites."""
+        entries = [r["sites"][s] for r in self.results.values() for s in sites if s in r["sites"]]
+        measured = [e for e in entries if _mean(e["hd95"].values()) is not None]
+        return sorted({entry["distance_unit"] for entry in measured})
+
+    def case_means(
+        self, sites: Sequence[str], seeds: Collection[int]
+    ) -> dict[tuple[str, str], float]:
+        """Return Dice per (site, case), averaged over these seeds."""
         collected: dict[tuple[str, str], list[float]] = defaultdict(list)
-        for by_site in self.cases.values():
+        for seed in seeds:
             for site in sites:
-                for case, dice in by_site.get(site, {}).items():
+                for case, dice in self.cases[seed].get(site, {}).items():
                     collected[site, case].append(dice)
         return {key: sum(v) / len(v) for key, v in collected.items()}
 
+    def difference(self, other: Row, sites: Sequence[str]) -> tuple[float, float, float]:
+        """Return the paired difference from another row over the seeds that both have."""
+        seeds = sorted(self.cases.keys() & other.cases.keys())
+        return paired_interval(self.case_means(sites, seeds), other.case_means(sites, seeds))
+
 
 def load_rows(root: Path) -> list[Row]:
-    """Read every finished run below `root` (`<set>/<experiment>[/<point>]/seed<k>/`)."""
+    """Read every finished run below `root` (`<set>/<experiment>[/<point>]/seed<k>/`).
+
+    Raises:
+        DataError: there is none, or a file is damaged.
+    """
     rows: dict[tuple[str, str, str], Row] = {}
     for path in sorted(root.glob("**/seed*/results.json")):
-        set_, experiment, *point = path.parent.parent.relative_to(root).parts
-        key = (set_, experiment, "/".join(point))
+        numbered = re.fullmatch(r"seed(\d+)", path.parent.name)
+        set_, experiment, *point = [*path.parent.parent.relative_to(root).parts, "", ""]
+        if numbered is None or not experiment:
+            continue
+        key = (set_, experiment, "/".join(filter(None, point)))
         row = rows.setdefault(key, Row(*key))
-        seed = int(path.parent.name.removeprefix("seed"))
-        row.results[seed] = json.loads(path.read_text(encoding="utf-8"))
+        seed = int(numbered[1])
+        (row.results[seed],) = _json_lines(path, whole=True)
         row.cases[seed] = {
             file.parent.name: _case_dice(file)
             for file in sorted(path.parent.glob("sites/*/cases.jsonl"))
         }
+    if not rows:
+        raise DataError(
+            f"{root} holds no finished run as <set>/<experiment>/seed<k>/results.json. Give the "
+            "--out of experiments.run, not a set's folder below it."
+        )
     return list(rows.values())
 
 
 def _case_dice(path: Path) -> dict[str, float]:
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    lines = _json_lines(path)
     return {line["name"]: sum(line["dice"].values()) / len(line["dice"]) for line in lines}
+
+
+def _json_lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
+    text = path.read_text(encoding="utf-8")
+    try:
+        return [json.loads(line) for line in ([text] if whole else text.splitlines()) if line]
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}. Delete the run and run it again.") from None
 
 
 def paired_interval(
@@ -112,7 +153,7 @@ def paired_interval(
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return one table per set and grid point."""
+    """Return one table per set and grid point; without a lower bound there is no difference."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.set, row.point].append(row)
@@ -121,71 +162,67 @@ def markdown(rows: Sequence[Row]) -> str:
         uppers = groups.get((set_, ""), []) if point else group
         upper = next((r for r in uppers if r.experiment == "upper"), None)
         lower = next((r for r in group if r.experiment == "lower"), None)
-        if lower is not None:
+        if lower is not None or any(row is not upper for row in group):
             blocks.append(_block(set_, point, group, lower, upper))
     return "\n\n".join(blocks) + "\n"
 
 
-def _block(set_: str, point: str, group: Sequence[Row], lower: Row, upper: Row | None) -> str:
+def _block(
+    set_: str, point: str, group: Sequence[Row], lower: Row | None, upper: Row | None
+) -> str:
     # Where one mixed site is the whole federation, that is where the test images are.
-    sites = lower.sites("unlabeled") or lower.sites("mixed") or lower.sites("labeled")
+    first = lower or next(row for row in group if row is not upper)
+    sites = first.sites("unlabeled") or first.sites("mixed") or first.sites("labeled")
     shown = [r for r in group if r.experiment != "upper"] + ([upper] if upper else [])
     shown.sort(key=lambda r: (r.experiment != "lower", r.experiment == "upper", r.experiment))
-    unit = next(iter(next(iter(lower.results.values()))["sites"].values()))["distance_unit"]
+    units = sorted({unit for row in shown for unit in row.units(sites)})
+    unit = units[0] if len(units) == 1 else "of several units" if units else "-"
     heads = [f"Dice {s}" for s in sites]
-    lines = [
-        f"### {set_}{', ' + point if point else ''}",
-        "",
-        _cells(
-            [
-                "experiment",
-                "seeds",
-                *heads,
-                "Dice, mean",
-                f"HD95 ({unit})",
-                f"ASSD ({unit})",
-                "difference from lower [95 %]",
-                "gap closed",
-                "s/run",
-                "weights_sha256, first seed",
-            ]
-        ),
-        _cells(["---"] * (len(sites) + 9)),
-    ]
+    head = ["experiment", "seeds", *heads, "Dice, mean", f"HD95 ({unit})", f"ASSD ({unit})"]
+    head += ["difference from lower [95 %]", "gap closed", "s/run", "weights_sha256, first seed"]
+    lines = [f"### {set_}{', ' + point if point else ''}", "", _cells(head)]
+    lines.append(_cells(["---"] * len(head)))
     for row in shown:
-        difference = paired_interval(row.case_means(sites), lower.case_means(sites))
-        gap = _gap(row, lower, upper, sites)
-        lines.append(
-            _cells(
-                [
-                    row.experiment,
-                    str(len(row.results)),
-                    *(_spread(row.per_seed("dice", [s])) for s in sites),
-                    _spread(row.per_seed("dice", sites)),
-                    _spread(row.per_seed("hd95", sites), 1),
-                    _spread(row.per_seed("assd", sites), 2),
-                    "-" if row is lower else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*difference),
-                    gap,
-                    f"{statistics.mean(r['wall_seconds'] for r in row.results.values()):.0f}",
-                    row.results[min(row.results)]["weights_sha256"][:12],
-                ]
-            )
-        )
+        distances = [("hd95", 1), ("assd", 2)]
+        cells = [
+            row.experiment,
+            str(len(row.results)),
+            *(_spread(row.per_seed("dice", [s])) for s in sites),
+            _spread(row.per_seed("dice", sites)),
+            # Millimetres and pixels have no mean.
+            *(_spread(row.per_seed(m, sites) if len(units) == 1 else [], d) for m, d in distances),
+            _difference(row, lower, sites),
+            _gap(row, lower, upper, sites),
+            f"{statistics.mean(r['wall_seconds'] for r in row.results.values()):.0f}",
+            row.results[min(row.results)]["weights_sha256"][:12],
+        ]
+        lines.append(_cells(cells))
     return "\n".join(lines)
 
 
-def _gap(row: Row, lower: Row, upper: Row | None, sites: Sequence[str]) -> str:
-    """Return the share of the gap that is closed, unless the gap itself is within noise."""
-    if upper is None or row is lower or row is upper:
+def _difference(row: Row, lower: Row | None, sites: Sequence[str]) -> str:
+    if lower is None or row is lower:
         return "-"
-    if paired_interval(upper.case_means(sites), lower.case_means(sites))[1] <= 0:
+    mean, low, high = row.difference(lower, sites)
+    return "-" if math.isnan(mean) else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _gap(row: Row, lower: Row | None, upper: Row | None, sites: Sequence[str]) -> str:
+    """Return the share of the gap that is closed, unless the gap itself is within noise."""
+    if lower is None or upper is None or row is lower or row is upper:
+        return "-"
+    dices = [r.per_seed("dice", sites) for r in (lower, upper, row)]
+    surely = upper.difference(lower, sites)[1]
+    if math.isnan(surely) or not all(dices):
+        return "-"
+    low, high, ours = map(statistics.mean, dices)
+    if surely <= 0 or high <= low:
         return "no gap beyond noise"
-    low, high, ours = (statistics.mean(r.per_seed("dice", sites)) for r in (lower, upper, row))
     return f"{(ours - low) / (high - low):.0%}"
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
+    known = [v for v in values if v is not None and not math.isnan(v)]
     return sum(known) / len(known) if known else None
 
 
@@ -205,12 +242,13 @@ def main(
     write: Annotated[Path | None, typer.Option(help="File to update below its mark.")] = None,
 ) -> None:
     """Print the tables, or write them below the mark of a file."""
-    text = markdown(load_rows(root))
-    if write is None:
-        typer.echo(text)
-        return
-    head = write.read_text(encoding="utf-8").partition(MARK)[0] if write.exists() else ""
-    write.write_text(f"{head}{MARK}\n\n{text}", encoding="utf-8")
+    with friendly_errors():
+        text = markdown(load_rows(root))
+        if write is None:
+            typer.echo(text)
+            return
+        head = write.read_text(encoding="utf-8").partition(MARK)[0] if write.exists() else ""
+        write_atomically(write, f"{head}{MARK}\n\n{text}".encode())
 
 
 if __name__ == "__main__":

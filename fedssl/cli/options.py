@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,15 +71,22 @@ def friendly_errors() -> Iterator[None]:
     raise typer.Exit(1)
 
 
-def read_experiment(path: Path) -> dict[str, Scalar]:
-    """Read a TOML file of run config keys into flat keys; see `flat_keys`."""
+def read_experiment(path: Path, below: Sequence[Path] = ()) -> dict[str, Scalar]:
+    """Read a TOML file of run config keys into flat keys; see `flat_keys`.
+
+    Args:
+        path: the file.
+        below: files that extend it, directly or by way of others.
+    """
+    if path.resolve() in below:
+        raise ConfigError(f"{path} extends itself. Name another file, or leave 'extends' out.")
     tables = read_tables(path)
     if "grid" in tables:
         raise ConfigError(
             f"{path} has a [grid], which stands for several runs. Start them with "
             f"`python -m experiments.run {path}`."
         )
-    return flat_keys(tables, path.parent)
+    return flat_keys(tables, path.parent, (*below, path.resolve()))
 
 
 def read_tables(path: Path) -> dict[str, Any]:
@@ -92,7 +99,9 @@ def read_tables(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
 
 
-def flat_keys(tables: Mapping[str, Any], folder: Path) -> dict[str, Scalar]:
+def flat_keys(
+    tables: Mapping[str, Any], folder: Path, below: Sequence[Path] = ()
+) -> dict[str, Scalar]:
     """Return nested or dotted run config keys as flat ones.
 
     `extends = "common.toml"` takes the keys of another file first. That file, and `federation` if
@@ -100,7 +109,7 @@ def flat_keys(tables: Mapping[str, Any], folder: Path) -> dict[str, Scalar]:
     """
     flat: dict[str, Scalar] = {}
     if "extends" in tables:
-        flat = read_experiment(folder / str(tables["extends"]))
+        flat = read_experiment(folder / str(tables["extends"]), below)
     for key, value in tables.items():
         if isinstance(value, dict):
             flat |= {f"{key}.{name}": v for name, v in value.items()}

@@ -75,6 +75,27 @@ def test_federations_of_a_grid_are_files_beside_it(tmp_path: Path) -> None:
     assert job.name == f"{tmp_path.name}/sites/federation=federation.toml/seed0"
 
 
+@pytest.mark.parametrize("values", ["0.5", "[]", "'a'"])
+def test_a_grid_of_anything_but_lists_is_named(tmp_path: Path, values: str) -> None:
+    path = write_experiment(tmp_path, "mu", f"\n[grid]\n'denoise.mu' = {values}\n")
+    status, text = app(run.main, str(path), "--dry")
+    assert (status, "'denoise.mu' needs a list of values" in text) == (1, True)
+
+
+def test_an_experiment_that_extends_itself_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\n')
+    status, text = app(run.main, str(tmp_path / "a.toml"), "--dry")
+    assert (status, "extends itself" in text) == (1, True)
+
+
+def test_files_that_stand_for_no_run_are_an_error(tmp_path: Path) -> None:
+    write_experiment(tmp_path, "common")
+    files = [str(tmp_path / name) for name in ("common.toml", "federation.toml")]
+    status, text = app(run.main, *files, "--dry")
+    assert (status, "nothing to run" in text) == (1, True)
+
+
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
 def test_a_sweep_varies_what_its_grid_names_and_nothing_else(path: Path) -> None:
     import math

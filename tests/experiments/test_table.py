@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from experiments.table import Row, markdown, paired_interval
+from experiments import table as command
+from experiments.table import Row, load_rows, markdown, paired_interval
+from fedssl.errors import DataError
 
 
 def row(experiment: str, dice: dict[str, list[float]], point: str = "", role="unlabeled") -> Row:
@@ -67,3 +72,79 @@ def test_a_single_mixed_site_has_its_row():
     lower = row("lower", {"a": [0.5]}, role="mixed")
     table = markdown([lower, row("ours", {"a": [0.6]}, role="mixed")])
     assert cells(table, "ours")[2:4] == ["0.600", "0.600"]
+
+
+def test_without_a_lower_bound_there_are_scores_and_no_differences():
+    table = markdown([row("ours", {"a": [0.6]}), row("upper", {"a": [0.7]})])
+    assert cells(table, "ours")[2:8] == ["0.600", "0.600", "4.0", "-", "-", "-"]
+
+
+def test_without_an_upper_bound_there_are_differences_and_no_share():
+    table = markdown([row("lower", {"a": [0.5]}), row("ours", {"a": [0.6]})])
+    assert cells(table, "ours")[6:8] == ["+0.100 [+0.100, +0.100]", "-"]
+
+
+def test_a_row_that_lacks_a_site_or_masks_has_dashes_there():
+    lower, blind = row("lower", {"a": [0.5], "b": [0.5]}), row("blind", {"a": [0.5]})
+    blind.results[0]["sites"]["a"]["dice"]["organ"] = None
+    blind.cases[0].clear()
+    table = markdown([lower, blind, row("upper", {"a": [0.7], "b": [0.7]})])
+    assert cells(table, "blind")[2:5] == ["-", "-", "-"]
+    assert cells(table, "blind")[7:9] == ["-", "-"]
+
+
+def test_runs_are_paired_over_the_seeds_that_both_have():
+    lower, ours = row("lower", {"a": [0.5]}), row("ours", {"a": [0.6]})
+    lower.results[1], lower.cases[1] = lower.results[0], {"a": {"case0": 0.9}}
+    assert cells(markdown([lower, ours]), "ours")[6] == "+0.100 [+0.100, +0.100]"
+
+
+def test_distances_in_millimetres_and_pixels_are_not_averaged():
+    lower = row("lower", {"a": [0.5], "b": [0.5], "unseen": [0.5]})
+    sites = lower.results[0]["sites"]
+    sites["unseen"]["hd95"]["organ"], sites["unseen"]["distance_unit"] = None, "pixel"
+    assert "HD95 (mm)" in markdown([lower])
+    sites["b"]["distance_unit"] = "pixel"
+    assert "HD95 (of several units)" in markdown([lower])
+    assert cells(markdown([lower]), "lower")[6:8] == ["-", "-"]
+
+
+def test_the_unit_is_that_of_the_sites_that_are_shown():
+    lower = row("lower", {"a": [0.5], "z": [0.5]})
+    lower.results[0]["sites"]["a"] |= {"role": "labeled", "distance_unit": "pixel"}
+    assert "HD95 (mm)" in markdown([lower])
+
+
+def test_a_folder_without_finished_runs_is_named(tmp_path: Path):
+    run = tmp_path / "runs/set/lower/seed0"
+    run.mkdir(parents=True)
+    (run / "results.json").write_text(json.dumps(row("lower", {"a": [0.5]}).results[0]))
+    aside = run.with_name("seed0.interrupted-1")
+    aside.mkdir()
+    (aside / "results.json").write_text("{}")
+    assert [(r.set, r.experiment, list(r.results)) for r in load_rows(tmp_path / "runs")] == [
+        ("set", "lower", [0])
+    ]
+    for place in ("nowhere", "runs/set"):
+        with pytest.raises(DataError, match=f"{place} holds no finished run"):
+            load_rows(tmp_path / place)
+    (run / "results.json").write_text('{"half')
+    with pytest.raises(DataError, match=r"results\.json is damaged"):
+        load_rows(tmp_path / "runs")
+
+
+def test_the_command_keeps_what_stands_above_the_mark(tmp_path: Path):
+    import typer
+
+    run = tmp_path / "runs/set/lower/seed0"
+    run.mkdir(parents=True)
+    (run / "results.json").write_text(json.dumps(row("lower", {"a": [0.5]}).results[0]))
+    (tmp_path / "R.md").write_text(f"mine\n{command.MARK}\nold")
+    app = typer.Typer()
+    app.command()(command.main)
+    done = CliRunner().invoke(app, [str(tmp_path / "runs"), "--write", str(tmp_path / "R.md")])
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "R.md").read_text()
+    assert text.startswith(f"mine\n{command.MARK}\n\n### set\n")
+    assert "old" not in text
+    assert CliRunner().invoke(app, [str(tmp_path / "nowhere")]).exit_code == 1
