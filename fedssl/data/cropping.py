@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from monai.transforms.utils import generate_spatial_bounding_box
+from scipy import ndimage
 
 from fedssl.data.intensity import foreground
 
@@ -22,8 +22,8 @@ def foreground_box(image: np.ndarray) -> Box:
     Args:
         image: [C, *S] raw intensities.
     """
-    start, end = generate_spatial_bounding_box(foreground(image)[np.newaxis])
-    return tuple((int(a), int(b)) for a, b in zip(start, end, strict=True))
+    (found,) = ndimage.find_objects(foreground(image).astype(np.uint8))
+    return tuple((int(part.start), int(part.stop)) for part in found)
 
 
 def whole(shape: Sequence[int]) -> Box:
