@@ -11,6 +11,8 @@ from torch import Tensor
 
 __all__ = ["MaskedMeans", "foreground_contrast", "masked_means", "prototype_affinity"]
 
+SHORTEST = 1e-6
+
 
 class MaskedMeans(NamedTuple):
     """Mean features inside masks; zeros where a mask is empty."""
@@ -36,7 +38,7 @@ def foreground_contrast(
 
     With cosines to the foreground prototypes k (positive) and background prototypes m (negative),
     the loss is the mean over k of `-log(e^(q.k/T) / (e^(q.k/T) + sum_m e^(q.m/T)))`. Rows of the
-    bank that are zero do not exist.
+    bank that are zero do not exist; a query without length has no direction and does not count.
 
     Args:
         query: mean foreground features.
@@ -52,7 +54,9 @@ def foreground_contrast(
         others = q @ keys[known[:, 1], 1].T / temperature
     negative = torch.logsumexp(others, dim=1, keepdim=True)
     loss = nnf.softplus(negative - positive)
-    counts = query.present & bool(known[:, 0].any())
+    # Near zero the slope of a direction is that of 1 / length: 1e12 where `normalize` gives up.
+    directed = query.mean.detach().norm(dim=1) > SHORTEST
+    counts = query.present & directed & bool(known[:, 0].any())
     mean = loss.sum(1) / max(positive.shape[1], 1)
     return torch.where(counts, mean, torch.zeros_like(mean)), counts.to(q.dtype)
 

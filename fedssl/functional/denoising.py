@@ -135,10 +135,10 @@ def stochastic_statistics(
 
 
 def pseudo_label(
-    mean_prob: Float[Tensor, "B F *S"], gamma: float, output: Output = Output.NESTED
+    mean_prob: Float[Tensor, "B F *S"], gamma: float | Tensor, output: Output = Output.NESTED
 ) -> UInt8[Tensor, "B F *S"]:
     """Return `1[p > gamma]`; of exclusive classes, which may all pass below 0.5, the likeliest."""
-    label = mean_prob > gamma
+    label = mean_prob > (gamma.to(mean_prob) if isinstance(gamma, Tensor) else gamma)
     if output == Output.EXCLUSIVE:
         label = label & (mean_prob == mean_prob.amax(dim=1, keepdim=True))
     return label.to(torch.uint8)

@@ -15,9 +15,7 @@ of the two groups, mu * labeled + (1 - mu) * unlabeled.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
-from pydantic import Field, field_validator
 from torch import Tensor
 from typing_extensions import override
 
@@ -41,15 +39,18 @@ from fedssl.methods.base import (
     TrainingData,
 )
 from fedssl.methods.clock import check_warmup, is_refresh, refresh_period, warmup_rounds
+from fedssl.methods.denoise_config import DenoiseConfig
 from fedssl.methods.extras import (
+    foreground_of,
     pack_teachers,
     payload,
     pooled_prototypes,
+    pooled_share,
     received_prototypes,
     sums_to_arrays,
     unpack_teachers,
 )
-from fedssl.methods.relabel import DenoiserConfig, Relabeler, warn_if_vacuous
+from fedssl.methods.relabel import Relabeler, warn_if_vacuous
 from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts
 from fedssl.roster import counts_as_labeled
@@ -68,33 +69,6 @@ from fedssl.types import (
 __all__ = ["METHOD", "DenoiseConfig", "DenoiseRule", "PseudoLabels"]
 
 
-class DenoiseConfig(DenoiserConfig):
-    """Keys of `denoise`; where the paper is silent the choice is ours."""
-
-    warmup_rounds: int = Field(-1, ge=-1, description="rounds of phase 1; -1 is rounds / 3")
-    refresh: int = Field(-1, ge=-1, description="rounds between relabelings; -1 is rounds / 6")
-    mu: float | str = Field(
-        0.7, description="weight of the labeled group; 'auto' is its share of the samples"
-    )
-    mu_ramp: int = Field(0, ge=0, description="rounds over which mu falls from 1 to its value")
-    source: Literal["global", "labeled_avg", "ensemble"] = Field(
-        "global", description="which model makes the pseudo-labels"
-    )
-    view: Literal["weak", "strong"] = Field("strong", description="what the student sees")
-    dice_weight: float = Field(0.0, ge=0, description="masked soft Dice beside the masked CE")
-    min_retained: float = Field(0.0, ge=0, lt=1, description="images below are not trained on")
-    weight_by_retained: bool = Field(
-        False, description="weigh unlabeled sites by samples times retained fraction"
-    )
-
-    @field_validator("mu", mode="before")
-    @classmethod
-    def _auto_or_share(cls, mu: object) -> object:
-        if mu == "auto" or (isinstance(mu, int | float) and 0 <= mu <= 1):
-            return mu
-        raise ValueError("expected 'auto' or a number in [0, 1]")
-
-
 def check(run: RunConfig) -> None:
     """Raise `ConfigError` where the warm-up leaves no round for phase 2."""
     assert isinstance(run.method_config, DenoiseConfig)
@@ -110,9 +84,12 @@ class PseudoLabels(LocalObjective):
         self._config = setup.config
         self._stats: dict[str, float] = {}
         self._sums: PrototypeSums | None = None
+        self._count: Tensor | None = None
 
     @override
     def begin(self, download: Download, data: TrainingData) -> None:
+        if download.clock.get("count") and data.labeled and download.stage == "train":
+            self._count = foreground_of(data, self.setup.task)
         relabeler = Relabeler(self._config, self.setup, unpack_teachers(download.knowledge))
         if download.stage == "prototypes":
             self._sums = relabeler.labeled_sums(data)
@@ -132,7 +109,11 @@ class PseudoLabels(LocalObjective):
         # was sent.
         if not download.clock["refresh"] and stored is not None and whole:
             return stored["fraction"]
-        retained = relabeler.relabel(data, received_prototypes(download.knowledge))
+        retained = relabeler.relabel(
+            data,
+            received_prototypes(download.knowledge),
+            download.knowledge.get("foreground_share"),
+        )
         self.setup.memory.save("retained", {"fraction": retained})
         return retained
 
@@ -173,7 +154,8 @@ class PseudoLabels(LocalObjective):
 
     @override
     def knowledge(self) -> Arrays:
-        return {} if self._sums is None else sums_to_arrays(self._sums)
+        counts = {} if self._count is None else {"foreground_count": self._count}
+        return counts if self._sums is None else sums_to_arrays(self._sums)
 
     @override
     def metrics(self) -> Mapping[str, float]:
@@ -194,6 +176,7 @@ class DenoiseRule(ServerRule):
         self._pseudo = [s for s, i in setup.roster.items() if i.role != Role.LABELED]
         self._teachers: list[Arrays] = []
         self._prototypes: Arrays = {}
+        self._counts: Arrays = {}
         self._metrics: dict[str, float] = {}
 
     def _refreshes(self, round_: int) -> bool:
@@ -210,9 +193,11 @@ class DenoiseRule(ServerRule):
 
     @override
     def clock(self, round_: int) -> Mapping[str, float]:
+        counts = self._config.threshold == "share" and round_ == max(self._warmup - 1, 0)
         return {
             "phase": 1.0 if round_ < self._warmup else 2.0,
             "refresh": float(self._refreshes(round_)),
+            **({"count": 1.0} if counts else {}),
         }
 
     @override
@@ -221,8 +206,10 @@ class DenoiseRule(ServerRule):
             return {}
         if stage.name == "train" and site not in self._pseudo:
             return {}
-        prototypes = self._prototypes if stage.name == "train" else {}
-        return {**self.state(), **prototypes}
+        extras = pack_teachers(self._teachers)
+        if stage.name == "train":
+            extras |= self._prototypes | pooled_share(self._counts)
+        return extras
 
     @override
     def merge(
@@ -231,6 +218,8 @@ class DenoiseRule(ServerRule):
         if stage.name == "prototypes":
             self._prototypes = pooled_prototypes([u.knowledge for u in uploads])
             return {}
+        counts = {u.site: u.knowledge.get("foreground_count") for u in uploads}
+        self._counts |= {site: count for site, count in counts.items() if count is not None}
         labeled = [u for u in uploads if u.role != Role.UNLABELED]
         unlabeled = [u for u in uploads if u.role == Role.UNLABELED]
         xi = weighted_average([u.weights for u in labeled], [u.num_labeled for u in labeled])
@@ -270,11 +259,14 @@ class DenoiseRule(ServerRule):
 
     @override
     def state(self) -> Arrays:
-        return pack_teachers(self._teachers)
+        return pack_teachers(self._teachers) | {f"count/{s}": n for s, n in self._counts.items()}
 
     @override
     def load_state(self, arrays: Arrays) -> None:
         self._teachers = unpack_teachers(arrays)
+        self._counts = {
+            k.removeprefix("count/"): n for k, n in arrays.items() if k.startswith("count/")
+        }
 
     @override
     def metrics(self) -> Mapping[str, float]:

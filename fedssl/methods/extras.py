@@ -1,20 +1,25 @@
-"""What `denoise` sends besides weights, as named arrays: teachers and prototypes down, sums up."""
+"""What `denoise` sends besides weights, as named arrays: teachers, prototypes, sums and counts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from fedssl.config import RunConfig
 from fedssl.functional import denoising as dn
-from fedssl.methods.base import ArraySpec, Payload
+from fedssl.functional.labels import foreground_targets
+from fedssl.functional.shares import foreground_counts
+from fedssl.methods.base import ArraySpec, Payload, TrainingData
 from fedssl.types import Arrays, Task
 
 __all__ = [
+    "foreground_of",
     "pack_teachers",
     "payload",
     "pooled_prototypes",
+    "pooled_share",
     "received_prototypes",
     "sums_to_arrays",
     "unpack_teachers",
@@ -83,6 +88,21 @@ def received_prototypes(knowledge: Arrays) -> dn.Prototypes | None:
     )
 
 
+def foreground_of(data: TrainingData, task: Task) -> Tensor:
+    """Return the foreground pixels per class under a site's masks, and last all pixels [F + 1]."""
+    classes = task.num_classes - 1
+    masks = (foreground_targets(data.label(c)[None], classes, task.output) for c in data.labeled)
+    return torch.stack([foreground_counts(mask[0]) for mask in masks]).sum(0)
+
+
+def pooled_share(counts: Arrays) -> Arrays:
+    """Return the share of foreground per class over all sites as an extra; {} without counts."""
+    if not counts:
+        return {}
+    total = torch.stack([counts[site] for site in sorted(counts)]).sum(0)
+    return {"foreground_share": total[:-1] / total[-1].clamp_min(1)}
+
+
 def _prototype_specs(classes: int) -> tuple[dict[str, ArraySpec], dict[str, ArraySpec]]:
     """Return the declarations of feature sums (up) and prototypes (down)."""
     vectors = ArraySpec((classes, None), torch.float64)
@@ -94,13 +114,16 @@ def _prototype_specs(classes: int) -> tuple[dict[str, ArraySpec], dict[str, Arra
 
 
 def payload(run: RunConfig, task: Task, weights: Arrays) -> Payload:
-    """Return the extras that travel: teachers and prototypes down, feature sums up."""
+    """Return the extras that travel: teachers, prototypes and shares down, sums and counts up."""
     teachers = {
         f"teacher.*/{name}": ArraySpec(tuple(value.shape), value.dtype)
         for name, value in weights.items()
     }
-    sums, prototypes = _prototype_specs(task.num_classes - 1)
+    classes = task.num_classes - 1
+    sums, prototypes = _prototype_specs(classes)
+    share = {"foreground_share": ArraySpec((classes,), torch.float64)}
+    counts = {"foreground_count": ArraySpec((classes + 1,), torch.float64)}
     return Payload(
-        down={"train": {**teachers, **prototypes}, "prototypes": teachers},
-        up={"prototypes": sums},
+        down={"train": {**teachers, **prototypes, **share}, "prototypes": teachers},
+        up={"prototypes": sums, "train": counts},
     )

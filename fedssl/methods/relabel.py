@@ -14,9 +14,8 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor
 from fedssl.config import MethodConfig, ModelConfig
 from fedssl.functional import denoising as dn
 from fedssl.functional.labels import foreground_targets
+from fedssl.functional.shares import probability_counts, share_threshold
 from fedssl.functional.views import View, look, undo, views_of
 from fedssl.methods.base import LocalSetup, TrainingData
 from fedssl.methods.whole_case import predict_whole
@@ -52,14 +52,18 @@ class DenoiserConfig(MethodConfig):
     scales: str = Field("1", description="sizes at which an image is looked at, e.g. '0.75,1,1.5'")
     flips: bool = Field(False, description="look at it mirrored too: at least four views")
     gamma: float = Field(0.75, ge=0.1, lt=1, description="probability of a foreground pixel")
+    threshold: Literal["gamma", "share"] = Field(
+        "gamma", description="share: in place of gamma, what gives the labeled sites' foreground"
+    )
     eta: float = Field(0.05, gt=0, description="largest trusted standard deviation")
     temperature: float = Field(2.0, gt=0, description="of the logits, for the uncertainty only")
     mc_bn_mode: Literal["eval", "batch"] = "eval"
     largest_component: bool = False
 
-    @field_validator("scales")
+    @field_validator("scales", mode="before")  # one size arrives as a number
     @classmethod
-    def _sizes(cls, text: str) -> str:
+    def _sizes(cls, value: object) -> str:
+        text = str(value)
         try:
             scales = _numbers(text)
         except ValueError:
@@ -91,8 +95,7 @@ def warn_if_vacuous(config: DenoiserConfig, model: ModelConfig) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Statistics:
+class _Statistics(NamedTuple):
     prob: Tensor
     uncertainty: Tensor
     features: Tensor
@@ -134,29 +137,40 @@ class Relabeler:
             raise ValueError("labeled_sums needs at least one labeled case")
         return total
 
-    def relabel(self, data: TrainingData, received: dn.Prototypes | None) -> Tensor:
+    def relabel(
+        self, data: TrainingData, received: dn.Prototypes | None, share: Tensor | None = None
+    ) -> Tensor:
         """Store `pseudo` and `trust` maps [F, *S] uint8 of every unlabeled case.
+
+        Args:
+            data: a site's images.
+            received: prototypes of the labeled sites, where they travel.
+            share: foreground [F] that the labels shall have on average; None: above gamma.
 
         Returns:
             Retained fraction per case and class [cases, F], in the order of `data.unlabeled`.
         """
         with tempfile.TemporaryDirectory() as folder:
-            local = self._first_pass(data, Path(folder))
+            local = self._first_pass(data, Path(folder), share)
             if not self._config.uses_prototypes or local is None:
                 return self._retained(data)
             prototypes = self._choose(_on_cpu(dn.prototypes(local)), received)
             self._second_pass(data, Path(folder), prototypes)
         return self._retained(data)
 
-    def _first_pass(self, data: TrainingData, folder: Path) -> dn.PrototypeSums | None:
+    def _first_pass(
+        self, data: TrainingData, folder: Path, share: Tensor | None
+    ) -> dn.PrototypeSums | None:
         """Store labels with the uncertainty test, and keep features for the prototype test."""
         config, total = self._config, None
+        gamma = self._matched(data, folder, share) if share is not None else config.gamma
         mode: dn.TrustMode = (
             "uncertainty" if config.denoising in ("uncertainty", "both") else "none"
         )
         for case in data.unlabeled:
-            stats = self._statistics(data.image(case))
-            raw = dn.pseudo_label(stats.prob[None], config.gamma, self._setup.task.output)
+            kept = folder / f"{case}.pt"
+            stats = _load(kept) if kept.exists() else self._statistics(data.image(case))
+            raw = dn.pseudo_label(stats.prob[None], gamma, self._setup.task.output)
             trust = dn.trust_mask(
                 raw, stats.uncertainty[None], None, None, eta=config.eta, mode=mode
             )
@@ -167,6 +181,16 @@ class Relabeler:
                 sums = self._sums(stats, raw[0])
                 total = sums if total is None else total + sums
         return total
+
+    def _matched(self, data: TrainingData, folder: Path, share: Tensor) -> Tensor:
+        """Return the thresholds [F, 1, 1(, 1)] that give a share; keeps what it looked at."""
+        counts = torch.zeros(())
+        for case in data.unlabeled:
+            stats = self._statistics(data.image(case))
+            counts = counts + probability_counts(stats.prob)
+            axes = [1] * (stats.prob.ndim - 1)
+            torch.save(tuple(stats), folder / f"{case}.pt")
+        return share_threshold(counts, share).reshape(-1, *axes)
 
     def _second_pass(self, data: TrainingData, folder: Path, prototypes: dn.Prototypes) -> None:
         for case in data.unlabeled:
@@ -260,6 +284,10 @@ class Relabeler:
             for c in data.unlabeled
         ]
         return torch.stack(fractions)
+
+
+def _load(path: Path) -> _Statistics:
+    return _Statistics(*torch.load(path, weights_only=True))
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from fedssl.config import RunConfig
 from fedssl.errors import ConfigError
 from fedssl.methods import METHODS, load_config
+from fedssl.methods.denoise import DenoiseConfig
 from fedssl.types import Role, Task
 
 
@@ -192,3 +193,9 @@ def test_views_of_several_sizes_doubt_what_one_view_is_sure_of(start: Start):
 def test_sizes_that_make_no_sense_are_refused(scales: str):
     with pytest.raises(ConfigError, match=r"denoise\.scales.*numbers from 0\.25 to 4"):
         load_config({"method": "denoise", "denoise.scales": scales})
+
+
+def test_one_size_may_be_given_as_a_number():
+    config = load_config({"method": "denoise", "denoise.scales": 1.5}).method_config
+    assert isinstance(config, DenoiseConfig)
+    assert [view.scale for view in config.views] == [1.5]
