@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from fedssl.data.case_files import files_behind, read_mask
 from fedssl.data.check_findings import DataFinding, Level, bad, from_error, heard, warning
-from fedssl.data.check_masks import check_content, check_grids
+from fedssl.data.check_masks import check_content, check_grids, check_turned
 from fedssl.data.check_sets import (
     Place,
     check_classes,
@@ -192,6 +192,7 @@ class _Check:
                     "Export it again, or remove it; nothing can be learned from it.",
                 )
             )
+        self.findings += check_turned(image)
         if case.label is not None:
             mask = files.label if files and files.label else image
             self.findings += check_content(case.label, self.task, mask)

@@ -70,7 +70,9 @@ def from_error(error: DataError, kind: str, files: Sequence[Path], folder: str) 
     split = re.search(r"\. (?=[A-Z])", masked) or re.search(r"[;:] (?=[a-z]+ )", masked)
     end = split.end() if split else len(text)
     detail = text[:end].rstrip(" ;:.")
-    remedy = text[end:].rstrip(".") or "Export or copy the file again"
+    denied = "Permission denied" in text
+    other = "Ask for access to it" if denied else "Export or copy the file again"
+    remedy = text[end:].rstrip(".") or other
     return bad(kind, first or folder, f"{detail}.", f"{remedy[0].upper()}{remedy[1:]}.")
 
 

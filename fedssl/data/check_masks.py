@@ -6,15 +6,18 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from fedssl.data.check_findings import DataFinding, bad, warning
 from fedssl.data.geometry import Geometry
 from fedssl.types import Output, Task
 
-__all__ = ["check_content", "check_grids", "check_nesting", "grid_distance"]
+__all__ = ["check_content", "check_grids", "check_nesting", "check_turned", "grid_distance"]
 
 _ALMOST_ALL = 0.9
+_ORIENTATION = 0x0112
+"""EXIF's tag: 1 as it is stored, 2 to 8 turned or mirrored."""
 _OUTSIDE = (0.25, 0.5)
 """Share of a nested class's border that skips the class around it: of a warning, of an error."""
 
@@ -74,6 +77,28 @@ def check_grids(
             )
         ]
     return []
+
+
+def check_turned(image: Path | str) -> list[DataFinding]:
+    """Look for a photograph that viewers turn, so that a mask drawn on it may not lie on it."""
+    if not str(image).lower().endswith((".jpg", ".jpeg")):
+        return []
+    try:
+        with Image.open(image) as picture:
+            turned = picture.getexif().get(_ORIENTATION, 1)
+    except (OSError, ValueError, SyntaxError):  # told by its reader
+        return []
+    if turned in (0, 1):
+        return []
+    return [
+        warning(
+            "orientation",
+            image,
+            f"Its EXIF orientation is {turned}: viewers turn or mirror it, but its pixels are read "
+            "as they are stored.",
+            "Look whether its mask lies on it; if not, save the picture turned, without the tag.",
+        )
+    ]
 
 
 def check_content(label: np.ndarray, task: Task, file: Path | str) -> list[DataFinding]:

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fedssl.data.check_findings import Level, from_error
-from fedssl.data.check_masks import check_content, check_grids, check_nesting, grid_distance
+from fedssl.data.check_masks import (
+    check_content,
+    check_grids,
+    check_nesting,
+    check_turned,
+    grid_distance,
+)
 from fedssl.data.geometry import Geometry
 from fedssl.errors import DataError
 from fedssl.types import Output, Task
@@ -106,3 +113,23 @@ def test_an_error_is_told_apart_from_its_remedy(message, detail, remedy):
     found = from_error(DataError(message), "image", [Path("/d/a. B.png")], "/d")
     assert (found.file, found.detail, found.remedy) == ("/d/a. B.png", detail, remedy)
     assert from_error(DataError("It is odd."), "image", [Path("/d/x")], "/d").file == "/d"
+
+
+def test_a_photograph_that_viewers_turn_is_warned_of(tmp_path):
+    picture = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8))
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    picture.save(tmp_path / "plain.jpg")
+    picture.save(tmp_path / "turned.JPG", format="JPEG", exif=turned)
+    assert check_turned(tmp_path / "plain.jpg") == []
+    (found,) = check_turned(tmp_path / "turned.JPG")
+    assert (found.kind, found.level) == ("orientation", Level.WARNING)
+    assert "orientation is 3" in found.detail
+    assert check_turned(tmp_path / "gone.jpg") == []
+
+
+def test_a_file_that_may_not_be_read_needs_access_and_no_new_export(tmp_path):
+    path = tmp_path / "a.png"
+    error = DataError(f"{path} cannot be opened: Permission denied.")
+    found = from_error(error, "image", [path], str(tmp_path))
+    assert (found.file, found.remedy) == (str(path), "Ask for access to it.")

@@ -26,7 +26,9 @@ def read_rows(path: Path) -> list[list[str]]:
             file.seek(0)
             parted = next((mark for mark in ",;\t" if mark in first), ",")
             rows = [[cell.strip() for cell in row] for row in csv.reader(file, delimiter=parted)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened: {error.strerror or error}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{path} cannot be read as CSV in UTF-8 ({error}). Save it as CSV in UTF-8."
         ) from None
@@ -62,7 +64,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         table = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened: {error.strerror or error}.") from None
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}). Copy it again.") from None
     if not isinstance(table, dict):
         raise DataError(
