@@ -24,6 +24,7 @@ from fedssl.methods.base import (
     TrainingData,
 )
 from fedssl.models import SegmentationModel
+from fedssl.precision import autocast
 from fedssl.seeds import derive_seed, generators, seeded
 from fedssl.types import (
     Arrays,
@@ -212,8 +213,7 @@ def _losses(site: SiteRuntime, objective: LocalObjective) -> Losses:
         site.role == Role.MIXED and site.method.mixed is not None
     )
     unlabeled = site.batches.next_unlabeled() if wants_unlabeled and site.data.kept else None
-    bf16 = site.run.precision == "bf16"
-    with torch.autocast(site.device.type, dtype=torch.bfloat16, enabled=bf16):
+    with autocast(site.run, site.task, site.device):
         return objective.training_step(labeled, unlabeled)
 
 
