@@ -17,11 +17,6 @@ __all__ = ["model_card"]
 _FEW = 10
 """Fewer test cases than this say little about a site."""
 
-_ROLES = {
-    Role.LABELED: "images and masks",
-    Role.UNLABELED: "images only",
-    Role.MIXED: "images, some with masks",
-}
 _LOCAL = {"device", "out", "data-root", "cache-dir", "federation", "resume", "tracking"}
 """Keys that say where things are, not what was trained."""
 

@@ -59,7 +59,7 @@ def load_run(folder: Path, *, cases: bool = True) -> Run:
         cases: whether to read what lies in the sites' own folders, too.
 
     Raises:
-        DataError: the folder holds no finished run, or one of another schema.
+        DataError: the folder holds no finished run, a damaged one, or one of another schema.
     """
     results = _results(folder / "results.json")
     sites = list(results["sites"]) if cases else []
@@ -84,7 +84,7 @@ def _results(path: Path) -> dict[str, Any]:
             f"{path} does not exist, so {path.parent} is no folder of a finished run. Give the "
             "'out' folder of a run that has ended; --resume finishes an interrupted one."
         )
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    (results,) = _json(path, [path.read_text(encoding="utf-8")])
     if results.get("schema") != SCHEMA:
         raise DataError(
             f"{path} has the schema {results.get('schema')!r}; this version of fedssl reads "
@@ -96,7 +96,16 @@ def _results(path: Path) -> dict[str, Any]:
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return _json(path, [line for line in path.read_text(encoding="utf-8").splitlines() if line])
+
+
+def _json(path: Path, texts: Sequence[str]) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(text) for text in texts]
+    except ValueError as error:
+        raise DataError(
+            f"{path} is damaged: {error}. --resume of the run evaluates and writes anew."
+        ) from None
 
 
 def _config(path: Path) -> dict[str, Any]:

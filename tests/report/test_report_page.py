@@ -252,6 +252,13 @@ def test_a_folder_without_results_is_refused_by_name(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["results.json", "rounds.jsonl"])
+def test_a_damaged_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).write_text('{"half')
+    with pytest.raises(DataError, match=f"{name} is damaged"):
+        write_report(copy)
+
+
 def test_results_of_another_schema_are_refused(copy: Path) -> None:
     (copy / "results.json").write_text('{"schema": 99}')
     with pytest.raises(DataError, match="schema 99"):
