@@ -14,6 +14,7 @@ from itertools import accumulate
 import numpy as np
 
 __all__ = [
+    "LARGEST_BIN",
     "SMALL",
     "add_counts",
     "bin_edges",
@@ -34,7 +35,7 @@ _PER_DOUBLING = 8
 _SMALLEST = -10
 """Intensities below 2 ** -10 in magnitude share the bin 0."""
 
-_LARGEST_BIN = _PER_DOUBLING * (128 - _SMALLEST) + 1
+LARGEST_BIN = _PER_DOUBLING * (128 - _SMALLEST) + 1
 """No float32 is larger."""
 
 
@@ -58,8 +59,8 @@ def intensity_bins(values: np.ndarray) -> Counts:
     magnitude = np.maximum(np.abs(flat), np.float32(2.0**_SMALLEST))
     level = np.floor(_PER_DOUBLING * (np.log2(magnitude) - _SMALLEST)).astype(np.int32) + 1
     level[np.abs(flat) < 2.0**_SMALLEST] = 0
-    counts = np.bincount(np.where(flat < 0, -level, level) + _LARGEST_BIN)
-    return {int(b) - _LARGEST_BIN: int(counts[b]) for b in np.flatnonzero(counts)}
+    counts = np.bincount(np.where(flat < 0, -level, level) + LARGEST_BIN)
+    return {int(b) - LARGEST_BIN: int(counts[b]) for b in np.flatnonzero(counts)}
 
 
 def bin_edges(index: int) -> tuple[float, float]:

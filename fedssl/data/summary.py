@@ -10,13 +10,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedssl.data.facts import CaseFacts, Moments
 from fedssl.data.fitting import base_channels
-from fedssl.data.histograms import SMALL, Counts, add_counts, length_bin, shared_values
+from fedssl.data.histograms import LARGEST_BIN, SMALL, add_counts, length_bin, shared_values
 from fedssl.errors import DataError, FederationError
 from fedssl.types import Output, Task
 
@@ -36,6 +36,12 @@ __all__ = [
 AXES = ("depth", "height", "width")
 
 
+_Count = Annotated[int, Field(ge=0)]
+_LengthBin = Annotated[int, Field(ge=-400, le=400)]
+_IntensityBin = Annotated[int, Field(ge=-LARGEST_BIN, le=LARGEST_BIN)]
+"""What else a file may hold for such a number is a mistake, or meant to break who reads it."""
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,14 +53,14 @@ class TaskSummary(_Table):
     classes: tuple[str, ...]
     mode: Literal["2d", "slices", "2.5d", "3d"]
     output: Output
-    channels: int
+    channels: _Count
 
 
 class Lengths(_Table):
     """One length of every case: `bins` counts cases, `shared` exact values of many cases."""
 
-    bins: Counts = Field(default_factory=dict)
-    shared: dict[str, int] = Field(default_factory=dict)
+    bins: dict[_LengthBin, _Count] = Field(default_factory=dict)
+    shared: dict[str, _Count] = Field(default_factory=dict)
 
 
 class AxisSummary(_Table):
@@ -71,10 +77,10 @@ class AxisSummary(_Table):
 class Intensities(_Table):
     """Voxels of all cases: number, sum, sum of squares, histogram."""
 
-    count: int = 0
+    count: _Count = 0
     total: float = 0.0
     squares: float = 0.0
-    bins: Counts = Field(default_factory=dict)
+    bins: dict[_IntensityBin, _Count] = Field(default_factory=dict)
 
 
 class Summary(_Table):
@@ -100,17 +106,17 @@ class Summary(_Table):
 
     schema_: Literal["fedssl.summary/1"] = Field("fedssl.summary/1", alias="schema")
     task: TaskSummary
-    cases: int
-    subjects: int
-    masks: int
-    units: dict[str, int]
+    cases: int = Field(ge=1)
+    subjects: _Count
+    masks: _Count
+    units: dict[str, _Count]
     axes: dict[str, AxisSummary]
     intensity: Intensities
     foreground: Intensities
-    hounsfield: int
-    class_voxels: dict[str, int]
-    class_cases: dict[str, int]
-    findings: dict[str, int] = Field(default_factory=dict)
+    hounsfield: _Count
+    class_voxels: dict[str, _Count]
+    class_cases: dict[str, _Count]
+    findings: dict[str, _Count] = Field(default_factory=dict)
 
     @property
     def small_counts(self) -> list[str]:
@@ -215,7 +221,7 @@ def read_summary(path: Path) -> Summary:
         item = error.errors()[0]
         where = ".".join(str(part) for part in item["loc"])
         reason = f"{where}: {item['msg']}"
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reason = str(error)
     raise DataError(
         f"{path} is no summary of a site ({reason}). 'fedssl-client check SITE --summary FILE' "

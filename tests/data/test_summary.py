@@ -123,6 +123,7 @@ def test_a_file_is_read_back_and_tells_where_counts_are_small(tmp_path):
         ("{", "no summary of a site"),
         ("[1]", "no summary of a site"),
         ('{"schema": "fedssl.summary/9"}', "schema"),
+        ("[" * 100_000, "no summary of a site"),
     ],
 )
 def test_another_file_is_refused(tmp_path, text, message):
@@ -132,6 +133,24 @@ def test_another_file_is_refused(tmp_path, text, message):
         read_summary(path)
     with pytest.raises(DataError, match="cannot be read"):
         read_summary(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cases": 0},
+        {"masks": -1},
+        {"units": {"mm": -3}},
+        {"axes": {"depth": {"size": {"bins": {"99999": 3}}}}},
+        {"intensity": {"count": 1, "bins": {"99999": 1}}},
+    ],
+)
+def test_numbers_that_no_site_can_have_are_refused(tmp_path, change):
+    path = tmp_path / "summary.json"
+    table = json.loads(summary_json(summary_of(case(0))))
+    path.write_text(json.dumps({**table, **change}))
+    with pytest.raises(DataError, match=rf"no summary of a site \({next(iter(change))}"):
+        read_summary(path)
 
 
 def test_sites_of_different_tasks_are_refused():
