@@ -26,7 +26,7 @@ _ANISOTROPIC = 3.0
 _FEW_SLICES = 16
 _MOSTLY = 0.9
 _WINDOW = (0.005, 0.995)
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -73,8 +73,8 @@ def parse_memory(text: str) -> int:
     Raises:
         ConfigError: it is no such text.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
-    if not match or (match[2] not in _UNITS and match[2] not in _BINARY):
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)B?\s*", text.upper())
+    if not match:
         raise ConfigError(f"--memory {text!r} is no amount of memory; write e.g. 8GB or 11GiB.")
     return int(float(match[1]) * {**_UNITS, **_BINARY}[match[2]])
 

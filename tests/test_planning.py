@@ -172,7 +172,7 @@ def test_memory_is_written_in_the_usual_ways(text: str, number: float):
 
 
 def test_other_texts_are_no_memory():
-    for text in ("", "lots", "8XB", "-1GB"):
+    for text in ("", "lots", "8XB", "-1GB", "8", "8B"):
         with pytest.raises(ConfigError, match="no amount of memory"):
             parse_memory(text)
 
