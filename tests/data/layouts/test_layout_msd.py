@@ -5,7 +5,7 @@ import logging
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk  # noqa: N813 -- its customary name
 
 from fedssl.errors import DataError
 
