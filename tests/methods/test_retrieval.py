@@ -1,32 +1,20 @@
-"""Reference labels from hand-made features, and the bank on its way."""
+"""Reference labels from hand-made features."""
 
 from __future__ import annotations
 
-import logging
 import math
-from dataclasses import replace
 
 import pytest
 import torch
+from reference_banks import EYE
 from tiny_federations import TINY
 
-from fedssl.errors import ConfigError
-from fedssl.functional.clustering import IGNORE, Bank
+from fedssl.functional.clustering import IGNORE
 from fedssl.functional.matching import match, soft_labels
 from fedssl.memory import FileMemory
 from fedssl.methods import load_config
 from fedssl.methods.base import LocalSetup
 from fedssl.methods.reference import METHOD
-from fedssl.methods.reference_bank import (
-    bank_fault,
-    bank_nbytes,
-    collect,
-    missing_classes,
-    pack_bank,
-    payload,
-    union,
-    unpack_bank,
-)
 from fedssl.methods.reference_labels import stored_proposal, surer
 from fedssl.methods.reference_sources import _weak_view, pool_of
 from fedssl.methods.retrieval import (
@@ -38,17 +26,10 @@ from fedssl.methods.retrieval import (
     propose,
 )
 from fedssl.seeds import generators
-from fedssl.types import Output, Role, Task, UnlabeledBatch, Upload
+from fedssl.types import Output, Role, Task, UnlabeledBatch
 
 CLASSES = ("background", "disc", "cup")
 SLICES = Task("s", ("background", "prostate"), "slices", Output.EXCLUSIVE, 1)
-EYE = torch.eye(4)
-
-
-def bank_of(labels, counts=None, vectors=None):
-    labels = torch.tensor(labels, dtype=torch.int64)
-    counts = torch.tensor(counts) if counts else torch.full_like(labels, 20)
-    return Bank(EYE[labels] if vectors is None else vectors, labels, counts)
 
 
 def quadrants():
@@ -68,12 +49,13 @@ def blocks(rows):
 
 
 def test_cells_take_the_nearest_label_and_the_spec_s_weight():
-    found = propose(quadrants(), REFERENCES, RetrievalConfig(k=1))
-    assert torch.equal(found.label, blocks([[0, 1], [2, 1]]))
-    assert torch.equal(found.weight, torch.ones(1, 4, 4))
-    found = propose(quadrants(), REFERENCES, RetrievalConfig(k=2))
-    between = 1 - math.log(2) / math.log(3)
-    assert found.weight[0, 3, 3].item() == pytest.approx(between, abs=1e-5)
+    between = 1 - math.log(2) / math.log(3)  # two references are equally near, for k = 1 too
+    for k in (1, 2):
+        found = propose(quadrants(), REFERENCES, RetrievalConfig(k=k))
+        assert torch.equal(found.label, blocks([[0, 1], [2, 1]]))
+        assert found.weight[0, 3, 3].item() == pytest.approx(between, abs=1e-5)
+    found = propose(quadrants(), References(EYE[:2], torch.tensor([0, 1])), RetrievalConfig(k=1))
+    assert found.weight[0, 0, 0] == 1
 
 
 def test_the_exponential_form_of_the_weight():
@@ -110,7 +92,7 @@ def test_the_soft_readout_is_attention_over_the_nearest():
     found = propose(quadrants(), REFERENCES, config)
     assert found.soft is not None
     torch.testing.assert_close(found.soft[0, :, 3, 3], torch.tensor([0.0, 0.5, 0.5]))
-    sharp = 1 / (1 + math.exp(-10))
+    sharp = 1 / (1 + 2 * math.exp(-10))  # the other two are equally far
     assert found.soft[0, 1, 0, 3].item() == pytest.approx(sharp, abs=1e-5)
     assert torch.equal(found.soft.argmax(1)[0, :2], found.label[0, :2])
 
@@ -219,99 +201,3 @@ def test_all_slices_of_a_weak_view_move_alike_and_what_comes_in_is_ignored(setup
     assert torch.equal(seen[:, 0], seen[:, 3])
     assert set(mask.unique().tolist()) == {IGNORE, 1}
     assert torch.equal(mask[0], mask[3])
-
-
-def test_a_bank_survives_its_journey():
-    bank = bank_of([0, 1, 2], [5, 6, 7])
-    arrays = pack_bank(bank, 9)
-    found = unpack_bank(arrays)
-    assert found.round == 9
-    assert torch.equal(found.bank.vectors, bank.vectors)
-    assert torch.equal(found.bank.labels, bank.labels)
-    assert torch.equal(found.bank.counts, bank.counts)
-    assert sum(a.numel() * a.element_size() for a in arrays.values()) == bank_nbytes(3, 4)
-    assert unpack_bank({}) is None
-    assert unpack_bank(pack_bank(bank_of([]), 9)) is None
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({}, ""),
-        ({"bank_round": torch.tensor(4, dtype=torch.int32)}, "made in round 5, not 6"),
-        ({"bank_labels": torch.tensor([0, 1], dtype=torch.uint8)}, "[3, 2, 3] entries"),
-        ({"bank_labels": torch.tensor([0, 1, 3], dtype=torch.uint8)}, "out of range"),
-        ({"bank_counts": torch.tensor([5, 0, 7], dtype=torch.int32)}, "out of range"),
-        ({"bank_vectors": 2 * EYE[:3].half()}, "unit length"),
-    ],
-)
-def test_a_bank_that_cannot_be_used_is_named(change, words):
-    arrays = {**pack_bank(bank_of([0, 1, 2], [5, 6, 7]), 5), **change}
-    fault = bank_fault(arrays, num_classes=3, round_=5, largest=10)
-    assert words in fault
-    assert bool(words) == bool(fault)
-    assert "incomplete" in bank_fault({}, num_classes=3, round_=5, largest=10)
-    too_many = bank_fault(arrays, num_classes=3, round_=5, largest=2)
-    assert words in too_many or "up to 2" in too_many
-
-
-def uploads(*banks):
-    return [
-        Upload(f"s{i}", Role.LABELED, 5, "bank", knowledge=bank) for i, bank in enumerate(banks)
-    ]
-
-
-def gathered(*banks, previous=None):
-    return collect(
-        uploads(*banks),
-        5,
-        classes=CLASSES,
-        previous=previous or {},
-        largest=100,
-        k_max=100,
-        by_site=False,
-    )
-
-
-def test_a_bank_of_another_round_is_left_out_with_a_warning(caplog):
-    with caplog.at_level(logging.WARNING, "fedssl"):
-        found = gathered(pack_bank(bank_of([0, 1, 2]), 5), pack_bank(bank_of([1, 1]), 4))
-    assert found["bank_labels"].tolist() == [0, 1, 2]
-    assert int(found["bank_round"]) == 5
-    assert "bank of site s1 is not used: it was made in round 5, not 6" in caplog.text
-
-
-def test_a_class_without_references_is_named_once(caplog):
-    with caplog.at_level(logging.WARNING, "fedssl"):
-        first = gathered(pack_bank(bank_of([0, 1]), 5))
-        gathered(pack_bank(bank_of([0, 1]), 5), previous=first)
-    assert caplog.text.count("No labeled site has references of cup") == 1
-    assert missing_classes(first, CLASSES) == ["cup"]
-    assert missing_classes({}, CLASSES) == list(CLASSES)
-
-
-def test_a_union_that_is_too_large_is_clustered_again():
-    rng = torch.Generator().manual_seed(0)
-    vectors = torch.nn.functional.normalize(torch.randn((30, 4), generator=rng), dim=1)
-    bank = bank_of([0] * 20 + [1] * 10, vectors=vectors)
-    found = union([bank, bank], 5, k_max=12, num_classes=3, by_site=False)
-    assert torch.bincount(found["bank_labels"].long()).tolist() == [8, 4]
-    assert int(found["bank_counts"].sum()) == 2 * 30 * 20
-    assert "bank_source" not in found
-    assert union([], 5, k_max=12, num_classes=3, by_site=False) == {}
-
-
-def test_by_site_every_site_keeps_an_equal_share_and_its_number():
-    rng = torch.Generator().manual_seed(0)
-    vectors = torch.nn.functional.normalize(torch.randn((30, 4), generator=rng), dim=1)
-    large, small = bank_of([0] * 20 + [1] * 10, vectors=vectors), bank_of([0, 2])
-    found = union([large, small], 5, k_max=12, num_classes=3, by_site=True)
-    assert torch.bincount(found["bank_source"]).tolist() == [6, 2]
-    assert found["bank_labels"][found["bank_source"] == 1].tolist() == [0, 2]
-
-
-def test_more_classes_than_a_byte_can_name_are_refused():
-    run = load_config({"method": "reference"})
-    many = replace(SLICES, classes=tuple(f"c{i}" for i in range(300)))
-    with pytest.raises(ConfigError, match="256"):
-        payload(run, many, {})
