@@ -53,7 +53,8 @@ def method_text(name: str) -> Markup:
     method = METHODS.get(name)
     if method is None:
         return tag("p", f"This version of fedssl has no method {name!r}.", class_="quiet")
-    text = cleandoc(sys.modules[method.config.__module__].__doc__ or method.summary)
+    file = sys.modules.get(f"fedssl.methods.{name}")  # a method from elsewhere has no such file
+    text = cleandoc((file and file.__doc__) or method.summary)
     notes = [cleandoc(cls.__doc__) for cls in _configs(method.config) if cls.__doc__]
     return join(
         tag("h2", f"{name}: what is implemented, and how sure that is"),

@@ -125,7 +125,7 @@ def test_the_apps_give_the_weights_of_the_loopback(
 def test_a_client_refuses_an_action_that_is_not_its_role(
     sites: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = flat(tmp_path, **METHODS["denoise"])
+    config = flat(tmp_path, **METHODS["denoise"]) | {"round-timeout": 20.0}
     grid = InProcessGrid({1: node(sites["north"], config), 2: node(sites["south"], config)})
     grid.nodes[3] = node(sites["west"], config, role_of_sender="labeled")
     with pytest.raises(FederationError, match=r"0 of 1 unlabeled.*west"):
