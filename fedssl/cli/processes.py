@@ -90,11 +90,17 @@ def stop(process: subprocess.Popen[bytes], mark: str) -> None:
 
 
 def _end_marked(mark: str) -> None:
-    for number, patience in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
-        _signal(marked(mark), number)
-        deadline = time.monotonic() + patience
-        while marked(mark) and time.monotonic() < deadline:
-            time.sleep(0.1)
+    """Ask them to end, insist after three seconds, and go when none was seen three times."""
+    told: set[int] = set()
+    begun, quiet = time.monotonic(), 0
+    # One that is just being started is not seen at once: its environment is still empty.
+    while quiet < 3 and time.monotonic() < begun + 6:
+        alive, insist = marked(mark), time.monotonic() > begun + 3
+        new = [process for process in alive if insist or process not in told]
+        _signal(new, signal.SIGKILL if insist else signal.SIGTERM)
+        told.update(alive)
+        quiet = 0 if alive else quiet + 1
+        time.sleep(0.1)
 
 
 def _signal(processes: Sequence[int], number: signal.Signals) -> None:

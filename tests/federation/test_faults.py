@@ -97,7 +97,7 @@ def test_an_interrupted_run_leaves_nothing_behind_and_can_be_resumed(
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "--resume" in error
-    assert marked_with(f"FEDSSL_TEST={tmp_path}") == []
+    wait_until(lambda: marked_with(f"FEDSSL_TEST={tmp_path}") == [], 10)
     done = len(lines.read_text().splitlines())
     assert done < 40
     flat["rounds"] = done + 2
