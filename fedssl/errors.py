@@ -31,7 +31,7 @@ __all__ = [
     "TrainingError",
     "UploadError",
     "did_you_mean",
-    "file_trouble",
+    "told",
 ]
 
 _REMEDIES: Final = {
@@ -86,12 +86,14 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
 
 
-def file_trouble(error: OSError) -> str:
-    """Return what a user can do about a file that cannot be read or written, or ''.
+def told(error: FedsslError | OSError) -> str:
+    """Return the message that a user gets for an error, or '' if it is a fault of ours.
 
-    It is for what the disk or its owner has to mend; all else is a fault of ours and shows itself
-    with a traceback.
+    Of the system's errors those are told that the disk or its owner has to mend; all else shows
+    itself with a traceback.
     """
+    if isinstance(error, FedsslError):
+        return str(error)
     remedy = _REMEDIES.get(error.errno or 0, "")
     if not remedy:
         return ""

@@ -19,7 +19,7 @@ from clients.cli import app as client
 from fedssl.cli import app
 from fedssl.data.readers import read_geometry, write_label
 from fedssl.deploy.private_files import write_private
-from fedssl.errors import DataError, TrainingError, file_trouble
+from fedssl.errors import DataError, TrainingError, told
 from fedssl.memory import FileMemory, write_atomically
 
 NOISE = np.random.default_rng(0).integers(0, 9, (40, 48)).astype(np.uint8)
@@ -88,6 +88,6 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path, out: str) -> Non
 
 def test_only_what_the_disk_or_its_owner_has_to_mend_is_told_without_a_traceback() -> None:
     error = OSError(errno.ENOSPC, "No space left on device", "/d/f")
-    assert file_trouble(error) == ("/d/f: No space left on device. Free some room, then try again.")
-    assert file_trouble(OSError(errno.EBADF, "Bad file descriptor")) == ""
-    assert file_trouble(BrokenPipeError(errno.EPIPE, "Broken pipe")) == ""
+    assert told(error) == ("/d/f: No space left on device. Free some room, then try again.")
+    assert told(OSError(errno.EBADF, "Bad file descriptor")) == ""
+    assert told(BrokenPipeError(errno.EPIPE, "Broken pipe")) == ""

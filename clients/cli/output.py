@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedssl.errors import FedsslError, file_trouble
+from fedssl.errors import FedsslError, told
 
 __all__ = ["JsonOption", "SiteFileArgument", "reported", "show"]
 
@@ -25,19 +25,15 @@ def reported(as_json: bool) -> Iterator[None]:
     """Tell a deliberate error, or a disk's, as one message and exit with status 1."""
     try:
         yield
-    except FedsslError as error:
-        message = str(error)
-    except OSError as error:
-        message = file_trouble(error)
+    except (FedsslError, OSError) as error:
+        message = told(error)
         if not message:
             raise
-    else:
-        return
-    if as_json:
-        show({"ok": False, "error": message})
-    else:
-        typer.secho(f"Error: {message}", err=True, fg="red")
-    raise typer.Exit(1)
+        if as_json:
+            show({"ok": False, "error": message})
+        else:
+            typer.secho(f"Error: {message}", err=True, fg="red")
+        raise typer.Exit(1) from None
 
 
 def show(answer: dict[str, Any]) -> None:

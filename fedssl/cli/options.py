@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedssl.config import Scalar, parse_assignments
-from fedssl.errors import ConfigError, FedsslError, file_trouble
+from fedssl.errors import ConfigError, FedsslError, told
 
 if TYPE_CHECKING:
     from fedssl.config import RunConfig
@@ -59,16 +59,12 @@ def friendly_errors() -> Iterator[None]:
     """Print a deliberate error, or a disk's, as one message and exit with status 1."""
     try:
         yield
-    except FedsslError as error:
-        message = str(error)
-    except OSError as error:
-        message = file_trouble(error)
+    except (FedsslError, OSError) as error:
+        message = told(error)
         if not message:
             raise
-    else:
-        return
-    typer.secho(f"Error: {message}", err=True, fg="red")
-    raise typer.Exit(1)
+        typer.secho(f"Error: {message}", err=True, fg="red")
+        raise typer.Exit(1) from None
 
 
 def read_experiment(path: Path, below: Sequence[Path] = ()) -> dict[str, Scalar]:

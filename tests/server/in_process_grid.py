@@ -17,7 +17,10 @@ Node = Callable[[Message], Message | None]
 
 
 class InProcessGrid(Grid):
-    """Nodes answer when replies are asked for, the last one first."""
+    """Nodes answer when replies are asked for, the last one first.
+
+    What raises `NotImplementedError` is abstract in Flower and never called by our server.
+    """
 
     def __init__(self, nodes: dict[int, Node]) -> None:
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1

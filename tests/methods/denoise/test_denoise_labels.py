@@ -16,11 +16,21 @@ from tiny_federations import (
 )
 from torch import Tensor
 
-from fedssl.config import RunConfig
+from fedssl.config import RunConfig, Scalar
 from fedssl.errors import ConfigError
 from fedssl.methods import METHODS, load_config
 from fedssl.methods.denoise import DenoiseConfig
 from fedssl.types import Role, Task
+
+EXACT: dict[str, Scalar] = {
+    "denoise.denoising": "none",
+    "denoise.passes": 1,
+    "denoise.gamma": 0.5,
+    "model.dropout-bottleneck": 0.0,
+    "model.dropout-head": 0.0,
+    "rounds": 2,
+}
+"""One pass without dropout or doubt: a label is where the map exceeds gamma."""
 
 
 def test_without_dropout_every_pixel_is_certain_and_a_warning_says_so(
@@ -129,16 +139,7 @@ def test_an_ensemble_labels_with_the_mean_of_its_teachers_maps(
     configure: Callable[..., RunConfig], tmp_path: Path
 ):
     """Without dropout one pass is exact: the label is where the mean map exceeds gamma."""
-    keys = {
-        "denoise.source": "ensemble",
-        "denoise.denoising": "none",
-        "denoise.passes": 1,
-        "denoise.gamma": 0.5,
-        "model.dropout-bottleneck": 0.0,
-        "model.dropout-head": 0.0,
-        "rounds": 2,
-    }
-    run = configure("denoise", keys, THREE)
+    run = configure("denoise", {**EXACT, "denoise.source": "ensemble"}, THREE)
     finished = run_through(Watched(open_sites(run, tmp_path / "run")), run, tmp_path / "run")
     site = finished.exchange.sites["west"]
     models = [u.weights for u in finished.exchange.trained if u.round == 0]
@@ -156,16 +157,7 @@ def test_an_ensemble_labels_with_the_mean_of_its_teachers_maps(
 
 def test_views_are_averaged_on_the_images_grid(configure: Callable[..., RunConfig], tmp_path: Path):
     """Of four flips and no dropout, the label is where the mean of the maps exceeds gamma."""
-    keys = {
-        "denoise.denoising": "none",
-        "denoise.passes": 1,
-        "denoise.flips": True,
-        "denoise.gamma": 0.5,
-        "model.dropout-bottleneck": 0.0,
-        "model.dropout-head": 0.0,
-        "rounds": 2,
-    }
-    run = configure("denoise", keys, PAIR)
+    run = configure("denoise", {**EXACT, "denoise.flips": True}, PAIR)
     finished = run_through(Watched(open_sites(run, tmp_path / "run")), run, tmp_path / "run")
     site = finished.exchange.sites["west"]
     network = METHODS["denoise"].build_model(run, site.task).eval()
