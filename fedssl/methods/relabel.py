@@ -89,8 +89,8 @@ def warn_if_vacuous(config: DenoiserConfig, model: ModelConfig) -> None:
     certain = certain and len(config.views) == 1
     if certain and config.denoising in ("uncertainty", "both"):
         log.warning(
-            "The uncertainty test of the denoiser trusts every pixel: it needs 'passes' > 1 (given "
-            "%d) and dropout (model.dropout-bottleneck or model.dropout-head above 0).",
+            "The uncertainty test of the denoiser trusts every pixel: it needs several 'scales', "
+            "'flips', or dropout (model.dropout-bottleneck or -head) and 'passes' > 1 (given %d).",
             config.passes,
         )
 
