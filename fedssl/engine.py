@@ -156,30 +156,29 @@ def _trainable(site: SiteRuntime, download: Download) -> dict[str, nn.Parameter]
     return chosen
 
 
-def _by_keys(run: RunConfig, parameters: list[nn.Parameter]) -> Recipe:
-    return Recipe(_optimizer(run, parameters), run.local_steps, run.clip_norm)
+def _by_keys(run: RunConfig, parameters: list[nn.Parameter], lr: float) -> Recipe:
+    return Recipe(_optimizer(run, parameters, lr), run.local_steps, run.clip_norm)
 
 
-def _schedule(run: RunConfig, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _schedule(run: RunConfig, optimizer: torch.optim.Optimizer, step: int, lr: float) -> None:
     if run.lr_schedule == "poly":
         for group in optimizer.param_groups:
-            group["lr"] = run.lr * poly(step, run.rounds * run.local_steps)
+            group["lr"] = lr * poly(step, run.rounds * run.local_steps)
 
 
-def _optimizer(run: RunConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _optimizer(run: RunConfig, parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
     if run.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, run.lr, momentum=run.momentum, weight_decay=run.weight_decay
-        )
+        return torch.optim.SGD(parameters, lr, momentum=run.momentum, weight_decay=run.weight_decay)
     cls = torch.optim.AdamW if run.optimizer == "adamw" else torch.optim.Adam
-    return cls(parameters, run.lr, weight_decay=run.weight_decay)
+    return cls(parameters, lr, weight_decay=run.weight_decay)
 
 
 def _train(site: SiteRuntime, objective: LocalObjective, download: Download) -> dict[str, float]:
     run = site.run
     parameters = _trainable(site, download)
     own = objective.recipe(list(parameters.values()))
-    recipe = own or _by_keys(run, list(parameters.values()))
+    lr = run.lr * objective.lr_factor()
+    recipe = own or _by_keys(run, list(parameters.values()), lr)
     optimizer = recipe.optimizer
     key = f"optimizer-{download.stage}"
     if not run.reset_optimizer:
@@ -188,7 +187,7 @@ def _train(site: SiteRuntime, objective: LocalObjective, download: Download) -> 
     log = _LossLog()
     for step in range(recipe.steps):
         if own is None:
-            _schedule(run, optimizer, download.round * run.local_steps + step)
+            _schedule(run, optimizer, download.round * run.local_steps + step, lr)
         losses = _losses(site, objective)
         total = log.reduce(losses)
         if total is None:

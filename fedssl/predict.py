@@ -28,7 +28,7 @@ from fedssl.inference import label_map, predict_case
 from fedssl.memory import FileMemory
 from fedssl.methods import METHODS, load_config
 from fedssl.methods.base import Method
-from fedssl.models import SegmentationModel
+from fedssl.models import SegmentationModel, channels_last
 from fedssl.seeds import derive_seed, seeded
 from fedssl.types import Case, Output, Role, Task
 
@@ -99,6 +99,7 @@ def load_trained(folder: Path, *, device: str = "auto", state: Path | None = Non
         model = method.build_model(run, seen)
     _load(model, method, folder, state)
     where = pick_device(run.device)
+    channels_last(model)
     return Trained(model.to(where).eval(), run, method, task, seen, where)
 
 

@@ -36,7 +36,7 @@ from fedssl.federation import SiteSpec
 from fedssl.fingerprint import code_fingerprint
 from fedssl.memory import FileMemory, split_token, write_atomically
 from fedssl.methods import method_of
-from fedssl.models import SegmentationModel
+from fedssl.models import SegmentationModel, channels_last
 from fedssl.roster import plan_text, task_text
 from fedssl.seeds import derive_seed, generators, seeded
 from fedssl.types import Download, Role, Task, Upload
@@ -70,6 +70,7 @@ def shared_model(run: RunConfig, task: Task, device: torch.device) -> Segmentati
         _MODELS.clear()
         with seeded(derive_seed(run.seed, "init"), torch.device("cpu")):
             model = method_of(run).build_model(run, task).to(device)
+        channels_last(model)
         _MODELS[key] = model, {k: v.clone() for k, v in model.state_dict().items()}
     model, initial = _MODELS[key]
     load_weights(model, initial)

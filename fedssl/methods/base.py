@@ -146,6 +146,10 @@ class LocalObjective(ABC):
         """Return how this stage is trained, or None: by the run's keys. Called after `begin`."""
         return None
 
+    def lr_factor(self) -> float:
+        """Return the factor of the key `lr` in this stage; where `recipe` returns None."""
+        return 1.0
+
     @abstractmethod
     def training_step(
         self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None

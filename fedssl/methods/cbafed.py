@@ -35,7 +35,7 @@ from fedssl.methods.base import (
     as_exclusive,
 )
 from fedssl.methods.joint import JointObjective, JointStep
-from fedssl.methods.ssl_rule import PhasedRule, SemiSupervisedConfig, check_warmup
+from fedssl.methods.ssl_rule import FederatedConfig, PhasedRule, check_warmup
 from fedssl.methods.terms import pseudo_label_term
 from fedssl.methods.whole_case import predict_whole
 from fedssl.models import build_unet
@@ -54,7 +54,7 @@ from fedssl.types import (
 __all__ = ["METHOD", "BalancedConfig", "BalancedLabels", "BalancedRule"]
 
 
-class BalancedConfig(SemiSupervisedConfig):
+class BalancedConfig(FederatedConfig):
     """Keys of `cbafed`."""
 
     weight: float = Field(1.0, ge=0, description="final lambda of the unsupervised loss")

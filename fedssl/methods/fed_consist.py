@@ -27,7 +27,7 @@ from fedssl.functional.consistency import confidence, hard_label, per_class
 from fedssl.functional.losses import supervised_loss
 from fedssl.methods.base import Method
 from fedssl.methods.fedavg import no_payload
-from fedssl.methods.ssl_rule import PhasedRule, SemiSupervisedConfig, check_warmup, sample_weights
+from fedssl.methods.ssl_rule import FederatedConfig, PhasedRule, check_warmup, sample_weights
 from fedssl.methods.teacher import StudentTeacher, TeacherConfig, TeacherKind
 from fedssl.methods.terms import dice_term
 from fedssl.models import build_unet
@@ -37,7 +37,7 @@ from fedssl.types import Arrays, LabeledBatch, Role, Stage, Term, UnlabeledBatch
 __all__ = ["METHOD", "FedConsist", "FedConsistConfig", "FedConsistRule"]
 
 
-class FedConsistConfig(SemiSupervisedConfig, TeacherConfig):
+class FedConsistConfig(FederatedConfig, TeacherConfig):
     """Keys of `fed_consist`."""
 
     weight: float = Field(1.0, ge=0, description="final lambda of the unsupervised loss")

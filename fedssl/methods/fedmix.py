@@ -30,7 +30,13 @@ from fedssl.methods.base import LocalSetup, Method, ServerSetup, TrainingData
 from fedssl.methods.cps import build_two, supervise_both
 from fedssl.methods.fedavg import no_payload
 from fedssl.methods.joint import JointObjective, JointStep
-from fedssl.methods.ssl_rule import PhasedRule, SemiSupervisedConfig, check_warmup, sample_weights
+from fedssl.methods.ssl_rule import (
+    FederatedConfig,
+    PhasedRule,
+    capped,
+    check_warmup,
+    sample_weights,
+)
 from fedssl.methods.terms import pseudo_label_term
 from fedssl.methods.whole_case import predict_whole
 from fedssl.models.parts import shared_parts
@@ -49,7 +55,7 @@ from fedssl.types import (
 __all__ = ["METHOD", "CrossLabels", "MixConfig", "MixRule"]
 
 
-class MixConfig(SemiSupervisedConfig):
+class MixConfig(FederatedConfig):
     """Keys of `fedmix`."""
 
     weight: float = Field(1.0, ge=0, description="final lambda of the unsupervised loss")
@@ -141,8 +147,9 @@ class MixRule(PhasedRule):
         shares = loss_weights(counts, losses, beta=config.loss_share, gamma=config.loss_power)
         alpha = self.alpha(round_)
         factors = [alpha if u.role == Role.UNLABELED else 1.0 for u in uploads]
+        mixed = [f * s for f, s in zip(factors, shares, strict=True)]
         return weighted_average(
-            [u.weights for u in uploads], [f * s for f, s in zip(factors, shares, strict=True)]
+            [u.weights for u in uploads], capped(uploads, mixed, config.unlabeled_share)
         )
 
 

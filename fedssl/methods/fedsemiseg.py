@@ -37,7 +37,7 @@ from fedssl.methods.base import (
     TrainingData,
 )
 from fedssl.methods.joint import JointObjective, JointStep
-from fedssl.methods.ssl_rule import PhasedRule, SemiSupervisedConfig, check_warmup
+from fedssl.methods.ssl_rule import FederatedConfig, PhasedRule, check_warmup
 from fedssl.methods.teacher import evaluating
 from fedssl.methods.terms import pseudo_label_term
 from fedssl.models import SegmentationModel, build_unet
@@ -60,7 +60,7 @@ __all__ = ["METHOD", "AgreedLabels", "AgreementConfig", "AgreementRule"]
 SMOOTHING = 0.9
 
 
-class AgreementConfig(SemiSupervisedConfig):
+class AgreementConfig(FederatedConfig):
     """Keys of `fedsemiseg`."""
 
     weight: float = Field(1.0, ge=0, description="final lambda of the unsupervised losses")

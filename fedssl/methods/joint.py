@@ -57,6 +57,13 @@ class JointStep:
         return self._config.weight * sigmoid_ramp(self.elapsed, self._ramp)
 
     @property
+    def lr_factor(self) -> float:
+        """What carries lambda at unlabeled sites under Adam, which cancels a factor of the loss."""
+        if self._setup.role != Role.UNLABELED or self._setup.run.optimizer == "sgd":
+            return 1.0
+        return min(1.0, self._config.weight)
+
+    @property
     def grown(self) -> float:
         """A ramp over everything that follows the warm-up, from exp(-5) to 1."""
         return sigmoid_ramp(self.elapsed, self._after)
@@ -138,6 +145,10 @@ class JointObjective(LocalObjective):
         self.step.begin(download)
         if self.step.joint and data.unlabeled:
             self.prepare(download, data)
+
+    @override
+    def lr_factor(self) -> float:
+        return self.step.lr_factor
 
     @override
     def training_step(

@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from fedssl.config import MethodConfig, RunConfig
+from fedssl.config import RunConfig
 from fedssl.errors import ConfigError
 from fedssl.functional.averaging import weighted_average
 from fedssl.functional.labels import foreground_targets
@@ -54,6 +54,7 @@ from fedssl.methods.mutual_nets import (
     build_students,
     student_parts,
 )
+from fedssl.methods.ssl_rule import GuardConfig, capped
 from fedssl.models import SegmentationModel
 from fedssl.models.multi_decoder import MultiOutput
 from fedssl.roster import counts_as_labeled
@@ -74,7 +75,7 @@ from fedssl.types import (
 __all__ = ["METHOD", "MutualConfig", "MutualLearning", "MutualRule"]
 
 
-class MutualConfig(MethodConfig):
+class MutualConfig(GuardConfig):
     """Keys of `mutual`; the mathematics is the authors', the federation's guards are ours."""
 
     network: Network = Field("unet", description="vnet: the published one, model.depth = 4")
@@ -96,13 +97,10 @@ class MutualConfig(MethodConfig):
     )
     view: Literal["weak", "strong"] = Field("weak", description="view of unlabeled images")
     warmup_rounds: int = Field(-1, ge=-1, description="without unlabeled sites; -1 is rounds / 3")
-    unlabeled_weight: float = Field(
-        1.0, ge=0, description="weight of an unlabeled site's sample in the average"
-    )
+    unlabeled_lr: float = Field(0.1, gt=0, description="factor of `lr` at unlabeled sites")
     weigh_mixed_by: Literal["all", "labeled"] = Field(
         "all", description="samples that a mixed site counts with in the average"
     )
-    proximal: float = Field(0.0, ge=0, description="FedProx mu at unlabeled sites")
     alarm_foreground: float = Field(
         1e-4, ge=0, lt=0.5, description="warn if pseudo-labels hold less foreground, or background"
     )
@@ -151,6 +149,10 @@ class MutualLearning(LocalObjective):
     def begin(self, download: Download, data: TrainingData) -> None:
         self._site = download.site
         self._step, self._ramp = int(download.clock["step"]), int(download.clock["ramp"])
+
+    @override
+    def lr_factor(self) -> float:
+        return self._config.unlabeled_lr if self.setup.role == Role.UNLABELED else 1.0
 
     @override
     def training_step(
@@ -264,16 +266,16 @@ class MutualRule(ServerRule):
 
     @override
     def clock(self, round_: int) -> Mapping[str, float]:
-        run, ramp = self.setup.run, self._config.ramp_steps
-        if ramp < 0:
-            ramp = round(0.4 * run.rounds * run.local_steps)
-        return {"step": float(round_ * run.local_steps), "ramp": float(ramp)}
+        steps, given = self.setup.run.local_steps, self._config.ramp_steps
+        ramp = round(0.4 * self.setup.run.rounds * steps) if given < 0 else given
+        return {"step": float(round_ * steps), "ramp": float(ramp)}
 
     @override
     def merge(
         self, round_: int, stage: Stage, weights: Arrays, uploads: Sequence[Upload]
     ) -> Arrays:
-        return weighted_average([u.weights for u in uploads], [self._weight(u) for u in uploads])
+        shares = capped(uploads, [self._weight(u) for u in uploads], self._config.unlabeled_share)
+        return weighted_average([u.weights for u in uploads], shares)
 
     def _weight(self, upload: Upload) -> float:
         if upload.role == Role.UNLABELED:

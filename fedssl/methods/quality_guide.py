@@ -197,6 +197,10 @@ class Guided(LocalObjective):
         return self._stage.recipe(parameters)
 
     @override
+    def lr_factor(self) -> float:
+        return self._stage.lr_factor()
+
+    @override
     def training_step(
         self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None
     ) -> Losses:

@@ -116,6 +116,10 @@ class ReferenceGuided(LocalObjective):
             self._labels.remember(download)
 
     @override
+    def lr_factor(self) -> float:
+        return self._step.lr_factor
+
+    @override
     def training_step(
         self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None
     ) -> Losses:

@@ -23,7 +23,7 @@ from fedssl.functional.consensus import Member, draw_subsets, sub_consensus
 from fedssl.functional.consistency import sharpen
 from fedssl.methods.base import Method, ServerSetup
 from fedssl.methods.fedavg import Supervised, no_payload
-from fedssl.methods.ssl_rule import PhasedRule, SemiSupervisedConfig, check_warmup
+from fedssl.methods.ssl_rule import FederatedConfig, PhasedRule, check_warmup
 from fedssl.methods.teacher import StudentTeacher, TeacherConfig
 from fedssl.methods.terms import consistency_term
 from fedssl.models import build_unet
@@ -34,7 +34,7 @@ from fedssl.types import Arrays, Role, Stage, Term, UnlabeledBatch, Upload
 __all__ = ["METHOD", "ConsensusConfig", "ConsensusRule", "Sharpened"]
 
 
-class ConsensusConfig(SemiSupervisedConfig, TeacherConfig):
+class ConsensusConfig(FederatedConfig, TeacherConfig):
     """Keys of `rscfed`."""
 
     weight: float = Field(0.02, ge=0, description="final lambda of the unsupervised loss")

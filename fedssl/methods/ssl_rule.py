@@ -6,17 +6,19 @@ sites minimise the method's unsupervised terms, mixed sites the sum of both.
 The ramp r(t) = exp(-5 (1 - t / ramp)^2) counts rounds since the warm-up. The coordinator sends the
 count, so no round starts it anew. Beside a supervised loss, at a mixed site, it scales the
 unsupervised terms: lambda(t) = weight * r(t). Where a term is the whole loss, at an unlabeled site,
-Adam would cancel such a factor; there the ramp acts as the weight alpha(t) = unlabeled-weight *
-r(t) of the site's samples in the average:
+Adam would cancel such a factor; there `weight`, if below 1, is a factor of the learning rate
+(`joint.JointStep.lr_factor`), and the ramp acts as the weight alpha(t) = unlabeled-weight * r(t) of
+the site's samples in the average:
 
     theta = (sum_L n_i theta_i + alpha sum_U n_j theta_j) / (sum_L n_i + alpha sum_U n_j)
 
-A mixed site counts with the labeled ones, by its labeled samples. This scheme is ours, not any
-baseline's.
+where alpha is lowered until unlabeled sites hold no more than `unlabeled-share`. A mixed site
+counts with the labeled ones, by its labeled samples. This scheme is ours, not any baseline's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,28 +34,47 @@ from fedssl.roster import counts_as_labeled
 from fedssl.types import Arrays, Role, SiteInfo, Stage, Upload
 
 __all__ = [
+    "FederatedConfig",
+    "GuardConfig",
     "PhasedRule",
     "Phases",
     "SemiSupervisedConfig",
     "WarmupRule",
+    "capped",
     "check_warmup",
     "sample_weights",
 ]
 
 
-class SemiSupervisedConfig(MethodConfig):
+class GuardConfig(MethodConfig):
+    """Keys that keep sites without masks from carrying the average away."""
+
+    unlabeled_weight: float = Field(
+        1.0, ge=0, description="final weight alpha of an unlabeled site's sample in the average"
+    )
+    unlabeled_share: float = Field(
+        0.3, gt=0, le=1, description="of the average, at most for unlabeled sites together"
+    )
+    proximal: float = Field(0.0, ge=0, description="FedProx mu at unlabeled sites")
+
+
+class SemiSupervisedConfig(GuardConfig):
     """Keys that every client-side baseline has."""
 
     warmup_rounds: int = Field(-1, ge=-1, description="supervised rounds; -1 is rounds / 3")
     ramp_rounds: int = Field(-1, ge=-1, description="rounds of the ramp; -1 is rounds / 5, 0 none")
     weight: float = Field(0.1, ge=0, description="final lambda of the unsupervised loss")
-    unlabeled_weight: float = Field(
-        1.0, ge=0, description="final weight alpha of an unlabeled site's sample in the average"
-    )
     weight_by_trusted: bool = Field(
         False, description="weigh unlabeled sites by samples times their trusted share of pixels"
     )
-    proximal: float = Field(0.0, ge=0, description="FedProx mu at unlabeled sites")
+
+
+class FederatedConfig(SemiSupervisedConfig):
+    """Keys of methods that were published for a federation: their own weights are not cut."""
+
+    unlabeled_share: float = Field(
+        1.0, gt=0, le=1, description="of the average, at most for unlabeled sites together"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +150,26 @@ def sample_weights(
     return weights
 
 
+def capped(uploads: Sequence[Upload], weights: Sequence[float], share: float) -> list[float]:
+    """Return weights where unlabeled sites together hold at most a share of the sum.
+
+    Among themselves they keep their proportions. Without a labeled or mixed upload that has
+    weight, nothing changes.
+
+    Args:
+        uploads: of one stage.
+        weights: one per upload, at least 0.
+        share: in (0, 1]; 1 leaves the weights as they are.
+    """
+    unlabeled = [upload.role == Role.UNLABELED for upload in uploads]
+    theirs = math.fsum(w for w, u in zip(weights, unlabeled, strict=True) if u)
+    ours = math.fsum(w for w, u in zip(weights, unlabeled, strict=True) if not u)
+    if share == 1 or ours == 0 or theirs * (1 - share) <= ours * share:
+        return list(weights)
+    factor = ours * share / (1 - share) / theirs
+    return [w * factor if u else w for w, u in zip(weights, unlabeled, strict=True)]
+
+
 def _share(upload: Upload, by_trusted: bool) -> float:
     # A share, whatever a site reports: none can weigh more than its samples.
     trusted = min(max(upload.metrics.get("trusted", 1.0), 0.0), 1.0)
@@ -157,8 +198,9 @@ class PhasedRule(ServerRule):
         self, round_: int, uploads: Sequence[Upload], *, uniform: bool = False
     ) -> list[float]:
         """Return each upload's weight in the average of a round; see `sample_weights`."""
-        by_trusted = self.common.weight_by_trusted
-        return sample_weights(uploads, self.alpha(round_), by_trusted=by_trusted, uniform=uniform)
+        by_trusted, alpha = self.common.weight_by_trusted, self.alpha(round_)
+        weights = sample_weights(uploads, alpha, by_trusted=by_trusted, uniform=uniform)
+        return capped(uploads, weights, self.common.unlabeled_share)
 
     @override
     def plan(self, round_: int) -> Sequence[Stage]:

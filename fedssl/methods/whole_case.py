@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from fedssl.data.sizes import parse_size
 from fedssl.inference import Predictor, predict_case
 from fedssl.methods.base import LocalSetup
+from fedssl.precision import autocast
 
 __all__ = ["predict_whole"]
 
@@ -18,9 +21,17 @@ def predict_whole(setup: LocalSetup, predictor: Predictor, image: Tensor) -> lis
         setup: the objective's surroundings.
         predictor: maps [B, C, *P] to one or more maps [B, M, *P] or coarser.
         image: as `TrainingData.image` returns it.
+
+    Returns:
+        One float32 tensor [M, *S] (or coarser) per map, computed in the run's `precision`.
     """
+
+    def in_precision(x: Tensor) -> Sequence[Tensor]:
+        with autocast(setup.run, setup.task, setup.device):
+            return [out.float() for out in predictor(x)]
+
     return predict_case(
-        predictor,
+        in_precision,
         image,
         setup.task,
         patch=parse_size(setup.run.patch_size, setup.task, "patch-size"),

@@ -9,7 +9,13 @@ from fedssl.models.multi_decoder import (
     MultiOutput,
     two_decoder_unet,
 )
-from fedssl.models.parts import norm_names, set_stochastic, shared_parts, stochastic
+from fedssl.models.parts import (
+    channels_last,
+    norm_names,
+    set_stochastic,
+    shared_parts,
+    stochastic,
+)
 from fedssl.models.pyramid import PyramidUNet
 from fedssl.models.two_networks import TwoNetworks
 from fedssl.models.unet import UNet, build_unet
@@ -25,6 +31,7 @@ __all__ = [
     "UNet",
     "VNet",
     "build_unet",
+    "channels_last",
     "norm_names",
     "set_stochastic",
     "shared_parts",

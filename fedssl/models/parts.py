@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
-__all__ = ["norm_names", "set_stochastic", "shared_parts", "stochastic"]
+__all__ = ["channels_last", "norm_names", "set_stochastic", "shared_parts", "stochastic"]
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _NORMS = (
@@ -41,6 +42,18 @@ def norm_names(model: nn.Module) -> list[str]:
         if isinstance(module, _NORMS)
         for name in module.state_dict()
     ]
+
+
+def channels_last(model: nn.Module) -> None:
+    """Store a network's kernels channels-last, in place; inputs follow at the first convolution.
+
+    Names, shapes and values stay. On a CPU a step in 3D takes 0.8 of its time, in bfloat16 0.75; in
+    2D the same and 0.9 (`benchmarks/layout.py`).
+    """
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in model.parameters():
+        if parameter.ndim in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
 
 
 def set_stochastic(model: nn.Module, bn_batch: bool = False) -> None:

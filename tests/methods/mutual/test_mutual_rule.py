@@ -25,8 +25,11 @@ ATRIUM = Task("la", ("background", "atrium"), "3d", Output.EXCLUSIVE, 1)
 
 
 @pytest.mark.parametrize(("weigh", "mixed"), [("all", 6), ("labeled", 2)])
-def test_the_average_weighs_sites_by_their_samples(weigh, mixed):
-    rule = server_rule(**{"mutual.unlabeled-weight": 0.5, "mutual.weigh-mixed-by": weigh})
+@pytest.mark.parametrize(("share", "unlabeled"), [(1.0, 4.0), (0.2, None)])
+def test_the_average_weighs_sites_by_their_samples(weigh, mixed, share, unlabeled):
+    keys = {"unlabeled-weight": 0.5, "unlabeled-share": share, "weigh-mixed-by": weigh}
+    rule = server_rule(**{f"mutual.{key}": value for key, value in keys.items()})
+    unlabeled = unlabeled or (4 + mixed) / 4  # a fifth of all
     uploads = [
         Upload(role.value, role, 0, "train", total, labeled, {"w": torch.tensor([value])})
         for role, total, labeled, value in (
@@ -35,7 +38,7 @@ def test_the_average_weighs_sites_by_their_samples(weigh, mixed):
             (Role.UNLABELED, 8, 0, 100.0),
         )
     ]
-    expected = (4 * 1 + mixed * 10 + 0.5 * 8 * 100) / (4 + mixed + 4)
+    expected = (4 * 1 + mixed * 10 + unlabeled * 100) / (4 + mixed + unlabeled)
     merged = rule.merge(0, rule.plan(0)[0], {}, uploads)
     assert merged["w"].item() == pytest.approx(expected)
 
