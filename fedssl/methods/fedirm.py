@@ -44,7 +44,7 @@ from fedssl.methods.base import (
 )
 from fedssl.methods.joint import JointStep
 from fedssl.methods.mean_teacher import MeanTeacherConfig
-from fedssl.methods.ssl_rule import PhasedRule, check_warmup
+from fedssl.methods.ssl_rule import FederatedConfig, PhasedRule, check_warmup
 from fedssl.methods.teacher import StudentTeacher, Teacher, noisy
 from fedssl.methods.terms import consistency_term
 from fedssl.models import build_unet
@@ -65,7 +65,7 @@ from fedssl.types import (
 __all__ = ["METHOD", "RelationConfig", "RelationMatching", "RelationRule"]
 
 
-class RelationConfig(MeanTeacherConfig):
+class RelationConfig(FederatedConfig, MeanTeacherConfig):
     """Keys of `fedirm`; noise, view and decay are those of `mean_teacher`."""
 
     weight: float = Field(15.0, ge=0, description="final lambda of the unsupervised losses")
