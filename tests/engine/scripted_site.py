@@ -61,10 +61,14 @@ class Scripted(LocalObjective):
         self.model: Numbers = setup.model  # type: ignore[assignment]  # this method builds Numbers
         self.step = step
         self.seen: list[Any] = []
+        self.factor = 1.0
         self.begun_in_training_mode = True
 
     def begin(self, download: Download, data: Any) -> None:
         self.begun_in_training_mode = self.model.training
+
+    def lr_factor(self) -> float:
+        return self.factor
 
     def training_step(
         self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None
@@ -102,6 +106,7 @@ class Bench:
     data: Data = field(default_factory=Data)
     objectives: list[Scripted] = field(default_factory=list)
     method_changes: dict[str, Any] = field(default_factory=dict)
+    lr_factor: float = 1.0
 
     def run(
         self,
@@ -115,6 +120,7 @@ class Bench:
     ) -> StageResult:
         def make(setup: LocalSetup) -> Scripted:
             self.objectives.append(Scripted(setup, step))
+            self.objectives[-1].factor = self.lr_factor
             return self.objectives[-1]
 
         method = replace(METHODS["fedavg"], **{**self._roles(make), **self.method_changes})

@@ -59,3 +59,12 @@ def test_the_poly_schedule_runs_over_the_whole_run(bench: Bench):
     rates = [(1 - step / 4) ** 0.9 for step in range(4)]
     assert 3 - first.weights["head"].item() == pytest.approx(sum(rates[:2]))
     assert 3 - second.weights["head"].item() == pytest.approx(sum(rates[2:]))
+
+
+@pytest.mark.parametrize("keys", [{}, {"optimizer": "adam"}, {"lr_schedule": "poly", "rounds": 3}])
+def test_an_objective_scales_its_learning_rate(tmp_path: Path, keys: dict[str, Any]):
+    slow, whole = Bench(tmp_path / "slow", lr_factor=0.25), Bench(tmp_path / "whole")
+    found = slow.run(sum_of_all, lr=0.4, round_=1, **keys)
+    expected = whole.run(sum_of_all, lr=0.1, round_=1, **keys)
+    for name, value in expected.weights.items():
+        torch.testing.assert_close(found.weights[name], value)

@@ -61,6 +61,31 @@ def test_the_ramp_runs_on_through_the_steps_of_a_round_beside_masks_only(tmp_pat
         assert found == pytest.approx(ramped if role == Role.MIXED else [0.3] * 4)
 
 
+@pytest.mark.parametrize(
+    ("method", "role", "keys", "factor"),
+    [
+        ("mean_teacher", Role.UNLABELED, {"weight": 0.3}, 0.3),
+        ("mean_teacher", Role.MIXED, {"weight": 0.3}, 1.0),
+        ("mean_teacher", Role.UNLABELED, {"weight": 15.0}, 1.0),
+        ("reference", Role.UNLABELED, {"weight": 0.5}, 0.5),
+        ("mutual", Role.UNLABELED, {"unlabeled_lr": 0.2}, 0.2),
+        ("mutual", Role.LABELED, {"unlabeled_lr": 0.2}, 1.0),
+    ],
+)
+def test_the_weight_of_a_whole_loss_is_a_factor_of_the_rate(tmp_path, method, role, keys, factor):
+    setup = local(tmp_path, method, role, **keys)
+    chosen = {Role.UNLABELED: METHODS[method].unlabeled, Role.MIXED: METHODS[method].mixed}
+    objective = (chosen.get(role) or METHODS[method].labeled)(setup)
+    assert objective.lr_factor() == factor
+
+
+def test_sgd_scales_the_loss_itself(tmp_path):
+    setup = local(tmp_path, "mean_teacher", Role.UNLABELED, weight=0.3)
+    setup = replace(setup, run=setup.run.model_copy(update={"optimizer": "sgd"}))
+    step = JointStep(setup)
+    assert (step.lr_factor, step.scale) == (1.0, 0.3)
+
+
 def test_the_proximal_term_is_added_to_what_an_unlabeled_site_learns(tmp_path):
     setup = local(tmp_path, "fixmatch", Role.UNLABELED, proximal=2.0)
     step = JointStep(setup)

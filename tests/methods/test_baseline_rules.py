@@ -13,7 +13,7 @@ from fedssl.functional.averaging import cpu_copy
 from fedssl.functional.schedules import sigmoid_ramp
 from fedssl.methods import METHODS, load_config
 from fedssl.methods.base import ServerSetup
-from fedssl.methods.ssl_rule import Phases, sample_weights
+from fedssl.methods.ssl_rule import Phases, capped, sample_weights
 from fedssl.types import (
     Role,
     SiteInfo,
@@ -82,6 +82,21 @@ def test_unlabeled_samples_weigh_alpha():
     assert merged(r, 3, *uploads) == pytest.approx(expected)
     assert r.metrics() == {"alpha": pytest.approx(alpha)}
     assert merged(r, 1, *uploads[:2]) == pytest.approx(25 / 15)
+
+
+def test_unlabeled_sites_hold_a_share_at_most_and_keep_their_proportions():
+    uploads = [upload("a", 0), upload("u", 0), upload("m", 0), upload("u", 0)]
+    assert capped(uploads, [2, 6, 4, 18], 0.25) == pytest.approx([2, 0.5, 4, 1.5])
+    assert capped(uploads, [2, 0.5, 4, 1], 0.25) == [2, 0.5, 4, 1]
+    assert capped(uploads, [2, 6, 4, 18], 1.0) == [2, 6, 4, 18]
+    assert capped(uploads, [0, 6, 0, 18], 0.25) == [0, 6, 0, 18]
+    r = rule("mean_teacher", warmup_rounds=0, ramp_rounds=0, unlabeled_share=0.25)
+    assert merged(r, 5, upload("a", 0), upload("u", 1)) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("method", ["fedmix", "fedsemiseg", "cbafed", "fedirm", "rscfed"])
+def test_published_averages_are_not_cut(method):
+    assert rule(method).common.unlabeled_share == 1.0
 
 
 def test_a_site_weighs_its_trusted_share_if_asked_and_nothing_if_that_is_zero():

@@ -6,10 +6,12 @@ from torch import nn
 
 from fedssl.config import ModelConfig
 from fedssl.errors import ConfigError
+from fedssl.functional.averaging import weights_sha256
 from fedssl.models import (
     SegmentationModel,
     UNet,
     build_unet,
+    channels_last,
     norm_names,
     set_stochastic,
     shared_parts,
@@ -200,3 +202,17 @@ def test_weights_survive_the_way_through_a_state_dict():
     model.eval()
     other.eval()
     assert torch.equal(model(image()).logits, other(image()).logits)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_channels_last_changes_the_layout_and_nothing_else(dims):
+    plain, last = small(dims=dims).eval(), small(dims=dims).eval()
+    channels_last(last)
+    layout = {2: torch.channels_last, 3: torch.channels_last_3d}[dims]
+    kernels = [p for p in last.parameters() if p.ndim == dims + 2]
+    assert kernels
+    assert all(p.is_contiguous(memory_format=layout) for p in kernels)
+    assert weights_sha256(last.state_dict()) == weights_sha256(plain.state_dict())
+    x = image(dims)
+    torch.testing.assert_close(last(x).logits, plain(x).logits, atol=1e-5, rtol=1e-5)
+    assert last.state_dict().keys() == plain.state_dict().keys()
