@@ -139,8 +139,8 @@ class RunConfig(_Section):
     target_spacing: str = Field(
         "", description="'1' or '3,1,1' (D,H,W) in mm: resample; not together with image-size"
     )
-    normalise: Literal["zscore", "window", "none"] = Field(
-        "zscore", description="per image; or window: the same scale for all, e.g. for CT"
+    normalise: Literal["zscore", "robust", "window", "none"] = Field(
+        "zscore", description="per image; robust: by quartiles; window: one scale for all, e.g. CT"
     )
     intensity_window: str = Field("", description="'-125,275': what normalise = window keeps")
     patch_size: str = Field("", description="'64' or '32,64,64' (D,H,W); '' takes whole images")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-__all__ = ["foreground", "resize_image", "resize_label", "window", "zscore"]
+__all__ = ["foreground", "resize_image", "resize_label", "robust", "window", "zscore"]
 
 _BACKGROUND_SHARE = 0.05
 _DARK = 0.1
 _CLIP = (0.5, 99.5)
 _EVEN = 3.0**0.5
+_QUARTILES = 1.349
+_FAR = 5.0
+
+Statistics = Callable[[np.ndarray], tuple[float, float]]
+"""From voxels to a centre and a scale."""
 
 
 def zscore(image: np.ndarray) -> np.ndarray:
@@ -22,8 +27,18 @@ def zscore(image: np.ndarray) -> np.ndarray:
     The statistics come from the foreground. Values are clipped to its 0.5 and 99.5 percentiles, so
     that a few hot voxels do not set the scale. A constant channel becomes zeros.
     """
-    inside = foreground(image)
-    return np.stack([_zscore_channel(channel, inside) for channel in image])
+    return _scaled(image, _mean_and_deviation)
+
+
+def robust(image: np.ndarray) -> np.ndarray:
+    """Return an image [C, *S] by the median and the quartiles of its foreground.
+
+    As `zscore`, but the scale is that of the tissue which most of the foreground is, whatever share
+    of it is bright, such as fat around a brain: 1.349 is the distance of a normal distribution's
+    quartiles. Where those are equal, it is `zscore`. Values end at +-5.
+    """
+    scaled = _scaled(image, _median_and_quartiles)
+    return np.asarray(np.clip(scaled, -_FAR, _FAR))
 
 
 def foreground(image: np.ndarray) -> np.ndarray:
@@ -45,12 +60,25 @@ def foreground(image: np.ndarray) -> np.ndarray:
     return inside if _BACKGROUND_SHARE < empty < 1.0 else np.ones_like(inside)
 
 
-def _zscore_channel(channel: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def _mean_and_deviation(voxels: np.ndarray) -> tuple[float, float]:
+    # float64: sums over a volume of large intensities lose digits in float32
+    return float(voxels.mean(dtype=np.float64)), float(voxels.std(dtype=np.float64))
+
+
+def _median_and_quartiles(voxels: np.ndarray) -> tuple[float, float]:
+    low, middle, high = (float(v) for v in np.percentile(voxels, (25, 50, 75)))
+    return (middle, (high - low) / _QUARTILES) if high > low else _mean_and_deviation(voxels)
+
+
+def _scaled(image: np.ndarray, statistics: Statistics) -> np.ndarray:
+    inside = foreground(image)
+    return np.stack([_scaled_channel(channel, inside, statistics) for channel in image])
+
+
+def _scaled_channel(channel: np.ndarray, inside: np.ndarray, statistics: Statistics) -> np.ndarray:
     for voxels in (channel[inside], channel.ravel()):
-        # float64: sums over a volume of large intensities lose digits in float32
         low, high = (float(v) for v in np.percentile(voxels, _CLIP))
-        clipped = np.clip(voxels, low, high)
-        mean, deviation = clipped.mean(dtype=np.float64), clipped.std(dtype=np.float64)
+        mean, deviation = statistics(np.clip(voxels, low, high))
         if deviation > 1e-6 * max(abs(low), abs(high)):
             result = np.subtract(np.clip(channel, low, high), mean, dtype=np.float64)
             result /= deviation

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedssl.data.intensity import resize_image, resize_label, zscore
+from fedssl.data.intensity import resize_image, resize_label, robust, zscore
 
 
 def test_without_background_all_pixels_count():
@@ -42,6 +42,33 @@ def test_the_field_of_view_of_a_colour_picture_is_one_for_all_channels():
     image[:, 5:15] = np.random.default_rng(0).normal(100, 10, (3, 10, 20))
     image[2, 5:15, ::2] = 0  # blue is black at half of the tissue, which stays tissue
     assert float(zscore(image)[2, 5:15].std()) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_bright_fat_does_not_set_the_robust_scale():
+    rng = np.random.default_rng(0)
+    slim = rng.normal(100, 10, (1, 40, 40)).astype(np.float32)
+    slim[:, :10] = 0.0
+    fat = slim.copy()
+    fat[:, 10:, :4] = 300.0  # a tenth of the body
+    tissue = np.s_[:, 10:, 4:]
+    assert float(robust(slim)[tissue].std()) == pytest.approx(1.0, abs=0.05)
+    assert float(robust(fat)[tissue].std()) == pytest.approx(0.85, abs=0.05)
+    assert float(zscore(fat)[tissue].std()) < 0.25
+    assert robust(fat).max() == 5.0
+
+
+@pytest.mark.parametrize("normalise", [zscore, robust])
+def test_each_channel_may_have_a_gain_and_offset_of_its_own(normalise):
+    image = np.random.default_rng(0).gamma(2.0, 30.0, (2, 24, 24)).astype(np.float32)
+    moved = image * np.float32([3.0, 0.5])[:, None, None] + np.float32(40.0)
+    np.testing.assert_allclose(normalise(moved), normalise(image), atol=2e-3)
+
+
+def test_where_the_quartiles_are_equal_the_deviation_is_the_scale():
+    flat = np.full((1, 8, 8), 7.0, np.float32)
+    flat[0, 0] = 9.0
+    np.testing.assert_array_equal(robust(flat), zscore(flat))
+    assert robust(np.full((1, 8, 8), 7.0, np.float32)).max() == 0
 
 
 def test_a_few_minimal_pixels_are_no_background():
