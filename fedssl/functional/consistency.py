@@ -106,13 +106,14 @@ def sharpen(
     """
     if output == Output.NESTED:
         return sharpen_binary(prob, temperature)
-    power = prob ** (1 / temperature)
+    power = (prob / prob.amax(1, keepdim=True)) ** (1 / temperature)  # the largest cannot underflow
     return power / power.sum(1, keepdim=True)
 
 
 def sharpen_binary(prob: Float[Tensor, "B O *S"], temperature: float) -> Float[Tensor, "B O *S"]:
     """Return `p^(1/T) / (p^(1/T) + (1 - p)^(1/T))`, channel by channel."""
-    power, rest = prob ** (1 / temperature), (1 - prob) ** (1 / temperature)
+    larger = torch.maximum(prob, 1 - prob)  # which cannot underflow
+    power, rest = (prob / larger) ** (1 / temperature), ((1 - prob) / larger) ** (1 / temperature)
     return power / (power + rest)
 
 

@@ -15,11 +15,9 @@ bank travels with the update and is used a round later. `sync`: a stage of its o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as nnf
-from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
@@ -37,10 +35,11 @@ from fedssl.methods.base import (
 )
 from fedssl.methods.joint import JointStep
 from fedssl.methods.reference_bank import bank_size, collect, pack_bank, payload
+from fedssl.methods.reference_config import ReferenceConfig, check
 from fedssl.methods.reference_labels import CachedLabels, pool_proposal, stored_proposal, surer
 from fedssl.methods.reference_sources import build_bank
-from fedssl.methods.retrieval import Proposal, RetrievalConfig
-from fedssl.methods.ssl_rule import SemiSupervisedConfig, WarmupRule, check_warmup
+from fedssl.methods.retrieval import Proposal
+from fedssl.methods.ssl_rule import WarmupRule
 from fedssl.methods.terms import pseudo_label_term
 from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts
@@ -58,31 +57,6 @@ from fedssl.types import (
 )
 
 __all__ = ["METHOD", "ReferenceConfig", "ReferenceGuided", "ReferenceRule"]
-
-
-class ReferenceConfig(SemiSupervisedConfig, RetrievalConfig):
-    """Keys of `reference`; the figure fixes the structure, all values are ours."""
-
-    protocol: Literal["stale", "sync"] = Field(
-        "stale", description="banks of the last round, or of this one by a stage of their own"
-    )
-    mixed_from: Literal["pool", "bank", "both"] = Field(
-        "both", description="references at mixed sites; of both, the label with more weight"
-    )
-    lam_ref: float = Field(1.0, ge=0, description="weight of the loss on reference labels")
-    lam_con: float = Field(1.0, ge=0, description="weight of the strong view's consistency")
-    con_threshold: float = Field(
-        0.0, ge=0, le=1, description="consistency counts from this probability on"
-    )
-    divide_by: Literal["pixels", "weights"] = Field(
-        "pixels", description="pixels: little confidence means a small loss"
-    )
-    dice_weight: float = Field(1.0, ge=0, description="Dice beside the supervised cross entropy")
-    weight: float = Field(1.0, ge=0, description="common factor of both lambdas")
-    weight_by_trusted: bool = Field(
-        True, description="weigh unlabeled sites by samples times their mean label weight"
-    )
-    proximal: float = Field(1e-3, ge=0, description="FedProx mu at unlabeled sites")
 
 
 class ReferenceGuided(LocalObjective):
@@ -286,6 +260,6 @@ METHOD = Method(
     build_model=lambda run, task: build_unet(run.model, task),
     parts=shared_parts,
     payload=payload,
-    check=check_warmup,
+    check=check,
     task=as_exclusive,
 )

@@ -48,6 +48,13 @@ def test_a_nested_label_never_lies_outside_the_class_around_it():
     assert hard_label(pixel(0.1, 0.2, 0.7), EXCLUSIVE).flatten().tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("output", [EXCLUSIVE, NESTED])
+def test_a_cold_temperature_leaves_the_likeliest_and_no_nan(output):
+    prob = pixel(0.2, 0.4, 0.4) if output == EXCLUSIVE else pixel(0.3, 0.7, 0.5)
+    expected = [0.0, 0.5, 0.5] if output == EXCLUSIVE else [0.0, 1.0, 0.5]
+    assert sharpen(prob, 1e-3, output).flatten().tolist() == pytest.approx(expected)
+
+
 def test_sharpening_by_hand():
     # squares 0.04, 0.25, 0.09 of sum 0.38
     sharp = sharpen(pixel(0.2, 0.5, 0.3), 0.5, EXCLUSIVE).flatten()

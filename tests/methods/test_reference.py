@@ -5,11 +5,14 @@ import logging
 import numpy as np
 import pytest
 import torch
-from tiny_federations import Finished, run_watched, tiny_run, write_federation
+from tiny_federations import TINY, Finished, run_watched, tiny_run, write_federation
 
+from fedssl.errors import ConfigError
+from fedssl.methods import load_config
 from fedssl.methods.base import ServerSetup
-from fedssl.methods.reference import METHOD, ReferenceConfig, ReferenceRule
+from fedssl.methods.reference import METHOD, ReferenceRule
 from fedssl.methods.reference_bank import bank_nbytes
+from fedssl.methods.reference_config import ReferenceConfig
 from fedssl.types import Output, Role, SiteInfo, Stage, Task, Upload
 
 FUNDUS = Task("t", ("background", "disc", "cup"), "2d", Output.EXCLUSIVE, 3)
@@ -283,3 +286,10 @@ def test_the_payload_declares_the_dtypes_that_travel():
     assert set(declared.up["bank"]) == set(declared.up["train"])
     assert set(declared.down) == {"train"}
     assert declared.up["train"]["bank_vectors"].shape == (None, run.model.width)
+
+
+def test_a_single_round_has_no_round_before_it():
+    keys = {**TINY, "method": "reference", "rounds": 1, "reference.warmup-rounds": 0}
+    with pytest.raises(ConfigError, match=r"'rounds' = 1\. .*reference.protocol = 'sync'"):
+        load_config(keys)
+    assert load_config({**keys, "reference.protocol": "sync"}).rounds == 1
