@@ -20,12 +20,13 @@ from fedssl.data.source import CaseSource, open_source
 from fedssl.data.splits import labeled_positions
 from fedssl.errors import ConfigError, DataError
 from fedssl.federation import SiteSpec
-from fedssl.functional.denoising import stochastic_statistics
 from fedssl.functional.labels import decode
+from fedssl.functional.passes import stochastic_statistics
 from fedssl.inference import predict_case
 from fedssl.memory import FileMemory
 from fedssl.methods.base import LocalSetup
-from fedssl.methods.relabel import DenoiserConfig, Relabeler
+from fedssl.methods.denoise_config import DenoiserConfig
+from fedssl.methods.relabel import Relabeler
 from fedssl.models.parts import stochastic
 from fedssl.predict import Trained
 from fedssl.seeds import derive_seed, generators, seeded

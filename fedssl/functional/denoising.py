@@ -8,7 +8,6 @@ trusted where it is reliable and where the nearer prototype agrees with its pseu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,13 +18,12 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 from scipy import ndimage
 from torch import Tensor
 
-from fedssl.functional.labels import foreground_probabilities, repair_nesting
+from fedssl.functional.labels import repair_nesting
 from fedssl.types import Output
 
 __all__ = [
     "DenoisedLabel",
     "FeatureGrid",
-    "Passes",
     "PrototypeSums",
     "Prototypes",
     "TrustMode",
@@ -37,20 +35,12 @@ __all__ = [
     "prototypes",
     "pseudo_label",
     "retained_fraction",
-    "stochastic_statistics",
     "to_feature_grid",
     "trust_mask",
     "upsample_nearest",
 ]
 
 TrustMode = Literal["none", "uncertainty", "prototype", "both"]
-
-
-class Passes(NamedTuple):
-    """Statistics of T stochastic passes; probabilities in [0, 1], uncertainty >= 0."""
-
-    mean_prob: Float[Tensor, "B F *S"]
-    uncertainty: Float[Tensor, "B F *S"]
 
 
 class FeatureGrid(NamedTuple):
@@ -93,45 +83,6 @@ class Prototypes:
     object: Float[Tensor, "F D"]
     background: Float[Tensor, "F D"]
     valid: Bool[Tensor, " F"]
-
-
-def stochastic_statistics(
-    logits: Iterable[Float[Tensor, "B O *S"]], output: Output, *, temperature: float = 2.0
-) -> Passes:
-    """Return mean and spread of the foreground probabilities over stochastic passes.
-
-    The passes are consumed one by one (Welford's update), so T of them cost the memory of one,
-    and identical passes give an uncertainty of exactly 0.
-
-    Args:
-        logits: T >= 1 passes over the same batch; a generator will do.
-        output: channel encoding.
-        temperature: divides the logits for the uncertainty only, as published.
-
-    Returns:
-        `p = mean_t prob(z_t)` and `u = std_t prob(z_t / temperature)` with divisor T - 1;
-        u = 0 for T = 1.
-
-    Raises:
-        ValueError: there is no pass.
-    """
-    count = 0
-    mean_prob = mean = spread = torch.empty(0)
-    for z in logits:
-        full = z if z.dtype == torch.float64 else z.float()
-        prob = foreground_probabilities(full, output)
-        flat = foreground_probabilities(full, output, temperature)
-        count += 1
-        if count == 1:
-            mean_prob, mean, spread = prob, flat, torch.zeros_like(flat)
-            continue
-        mean_prob = mean_prob + (prob - mean_prob) / count
-        delta = flat - mean
-        mean = mean + delta / count
-        spread = spread + delta * (flat - mean)
-    if count == 0:
-        raise ValueError("Uncertainty needs at least one pass, got none.")
-    return Passes(mean_prob, (spread / max(count - 1, 1)).clamp_min(0).sqrt())
 
 
 def pseudo_label(

@@ -39,7 +39,7 @@ from fedssl.methods.base import (
     TrainingData,
 )
 from fedssl.methods.clock import check_warmup, is_refresh, refresh_period, warmup_rounds
-from fedssl.methods.denoise_config import DenoiseConfig
+from fedssl.methods.denoise_config import DenoiseConfig, warn_if_vacuous
 from fedssl.methods.extras import (
     foreground_of,
     pack_teachers,
@@ -50,7 +50,7 @@ from fedssl.methods.extras import (
     sums_to_arrays,
     unpack_teachers,
 )
-from fedssl.methods.relabel import Relabeler, warn_if_vacuous
+from fedssl.methods.relabel import Relabeler
 from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts
 from fedssl.roster import counts_as_labeled
@@ -244,6 +244,8 @@ class DenoiseRule(ServerRule):
         """Return psi and the labeled group's share of all samples."""
         counts = [float(u.num_examples) for u in uploads]
         share = num_labeled / (num_labeled + sum(counts)) if num_labeled else 0.0
+        if self._config.weigh_unlabeled_by == "sites":
+            counts = [1.0] * len(uploads)
         if self._config.weight_by_retained:
             shares = [min(max(u.metrics.get("retained", 0.0), 0.0), 1.0) for u in uploads]
             counts = [n * share for n, share in zip(counts, shares, strict=True)]

@@ -2,13 +2,62 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from fedssl.methods.relabel import DenoiserConfig
+from fedssl.config import MethodConfig, ModelConfig
+from fedssl.functional.views import View, views_of
 
-__all__ = ["DenoiseConfig"]
+__all__ = ["DenoiseConfig", "DenoiserConfig", "warn_if_vacuous"]
+
+log = logging.getLogger("fedssl")
+
+
+class DenoiserConfig(MethodConfig):
+    """Keys of the denoiser; thresholds and passes are those of DPL's code."""
+
+    denoising: Literal["none", "uncertainty", "prototype", "both"] = "both"
+    prototypes: Literal["local", "labeled", "mix"] = Field(
+        "local", description="where the class prototypes come from"
+    )
+    passes: int = Field(10, ge=1, description="stochastic forward passes per view of an image")
+    scales: str = Field("1", description="sizes at which an image is looked at, e.g. '0.75,1,1.5'")
+    flips: bool = Field(False, description="look at it mirrored too: at least four views")
+    gamma: float = Field(0.75, ge=0.1, lt=1, description="probability of a foreground pixel")
+    threshold: Literal["gamma", "share"] = Field(
+        "gamma", description="share: in place of gamma, what gives the labeled sites' foreground"
+    )
+    eta: float = Field(0.05, gt=0, description="largest trusted standard deviation")
+    doubt: Literal["all", "passes"] = Field(
+        "all", description="spread that eta limits: over all passes, or within those of each view"
+    )
+    temperature: float = Field(2.0, gt=0, description="of the logits, for the uncertainty only")
+    mc_bn_mode: Literal["eval", "batch"] = "eval"
+    largest_component: bool = False
+
+    @field_validator("scales", mode="before")  # one size arrives as a number
+    @classmethod
+    def _sizes(cls, value: object) -> str:
+        text = str(value)
+        try:
+            scales = _numbers(text)
+        except ValueError:
+            scales = ()
+        if not scales or not all(0.25 <= scale <= 4 for scale in scales):
+            raise ValueError("expected numbers from 0.25 to 4, e.g. '0.75,1,1.5'")
+        return text
+
+    @property
+    def views(self) -> list[View]:
+        """How an image is looked at, `passes` times each."""
+        return views_of(_numbers(self.scales), flips=self.flips)
+
+    @property
+    def uses_prototypes(self) -> bool:
+        """Whether the prototype test is on."""
+        return self.denoising in ("prototype", "both")
 
 
 class DenoiseConfig(DenoiserConfig):
@@ -26,8 +75,11 @@ class DenoiseConfig(DenoiserConfig):
     view: Literal["weak", "strong"] = Field("strong", description="what the student sees")
     dice_weight: float = Field(0.0, ge=0, description="masked soft Dice beside the masked CE")
     min_retained: float = Field(0.0, ge=0, lt=1, description="images below are not trained on")
+    weigh_unlabeled_by: Literal["samples", "sites"] = Field(
+        "samples", description="in their average; sites: each counts the same"
+    )
     weight_by_retained: bool = Field(
-        False, description="weigh unlabeled sites by samples times retained fraction"
+        False, description="weigh unlabeled sites by their retained fraction too"
     )
 
     @field_validator("mu", mode="before")
@@ -36,3 +88,19 @@ class DenoiseConfig(DenoiserConfig):
         if mu == "auto" or (isinstance(mu, int | float) and 0 <= mu <= 1):
             return mu
         raise ValueError("expected 'auto' or a number in [0, 1]")
+
+
+def warn_if_vacuous(config: DenoiserConfig, model: ModelConfig) -> None:
+    """Log a warning where passes cannot differ, so that every pixel passes the uncertainty test."""
+    certain = config.passes == 1 or model.dropout_bottleneck == model.dropout_head == 0
+    certain = certain and (len(config.views) == 1 or config.doubt == "passes")
+    if certain and config.denoising in ("uncertainty", "both"):
+        log.warning(
+            "The uncertainty test of the denoiser trusts every pixel: it needs several 'scales', "
+            "'flips', or dropout (model.dropout-bottleneck or -head) and 'passes' > 1 (given %d).",
+            config.passes,
+        )
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))

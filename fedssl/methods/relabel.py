@@ -10,89 +10,32 @@ from __future__ import annotations
 
 import copy
 import itertools
-import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor
 
-from fedssl.config import MethodConfig, ModelConfig
 from fedssl.functional import denoising as dn
 from fedssl.functional.labels import foreground_targets
+from fedssl.functional.passes import stochastic_statistics
 from fedssl.functional.shares import probability_counts, share_threshold
-from fedssl.functional.views import View, look, undo, views_of
+from fedssl.functional.views import look, undo
 from fedssl.methods.base import LocalSetup, TrainingData
+from fedssl.methods.denoise_config import DenoiserConfig
 from fedssl.methods.whole_case import predict_whole
 from fedssl.models import SegmentationModel
 from fedssl.models.parts import stochastic
 from fedssl.types import Arrays, Output
 
-__all__ = ["DenoiserConfig", "Relabeler", "warn_if_vacuous"]
-
-log = logging.getLogger("fedssl")
+__all__ = ["Relabeler"]
 
 FEATURE_FACTOR = 4
 """DPL compares features at a quarter of the resolution."""
-
-
-class DenoiserConfig(MethodConfig):
-    """Keys of the denoiser; thresholds and passes are those of DPL's code."""
-
-    denoising: Literal["none", "uncertainty", "prototype", "both"] = "both"
-    prototypes: Literal["local", "labeled", "mix"] = Field(
-        "local", description="where the class prototypes come from"
-    )
-    passes: int = Field(10, ge=1, description="stochastic forward passes per view of an image")
-    scales: str = Field("1", description="sizes at which an image is looked at, e.g. '0.75,1,1.5'")
-    flips: bool = Field(False, description="look at it mirrored too: at least four views")
-    gamma: float = Field(0.75, ge=0.1, lt=1, description="probability of a foreground pixel")
-    threshold: Literal["gamma", "share"] = Field(
-        "gamma", description="share: in place of gamma, what gives the labeled sites' foreground"
-    )
-    eta: float = Field(0.05, gt=0, description="largest trusted standard deviation")
-    temperature: float = Field(2.0, gt=0, description="of the logits, for the uncertainty only")
-    mc_bn_mode: Literal["eval", "batch"] = "eval"
-    largest_component: bool = False
-
-    @field_validator("scales", mode="before")  # one size arrives as a number
-    @classmethod
-    def _sizes(cls, value: object) -> str:
-        text = str(value)
-        try:
-            scales = _numbers(text)
-        except ValueError:
-            scales = ()
-        if not scales or not all(0.25 <= scale <= 4 for scale in scales):
-            raise ValueError("expected numbers from 0.25 to 4, e.g. '0.75,1,1.5'")
-        return text
-
-    @property
-    def views(self) -> list[View]:
-        """How an image is looked at, `passes` times each."""
-        return views_of(_numbers(self.scales), flips=self.flips)
-
-    @property
-    def uses_prototypes(self) -> bool:
-        """Whether the prototype test is on."""
-        return self.denoising in ("prototype", "both")
-
-
-def warn_if_vacuous(config: DenoiserConfig, model: ModelConfig) -> None:
-    """Log a warning where passes cannot differ, so that every pixel passes the uncertainty test."""
-    certain = config.passes == 1 or model.dropout_bottleneck == model.dropout_head == 0
-    certain = certain and len(config.views) == 1
-    if certain and config.denoising in ("uncertainty", "both"):
-        log.warning(
-            "The uncertainty test of the denoiser trusts every pixel: it needs several 'scales', "
-            "'flips', or dropout (model.dropout-bottleneck or -head) and 'passes' > 1 (given %d).",
-            config.passes,
-        )
 
 
 class _Statistics(NamedTuple):
@@ -264,8 +207,11 @@ class Relabeler:
                         total[:] = [total[0] + reduced] if total else [reduced]
                         yield undo(out.logits, view, x.shape[2:])
 
-            stats = dn.stochastic_statistics(
-                passes(), setup.task.output, temperature=config.temperature
+            stats = stochastic_statistics(
+                passes(),
+                setup.task.output,
+                temperature=config.temperature,
+                group=config.passes if config.doubt == "passes" else None,
             )
             count = config.passes * len(config.views) * len(self._networks)
             return stats.mean_prob, stats.uncertainty, total[0] / count
@@ -288,10 +234,6 @@ class Relabeler:
 
 def _load(path: Path) -> _Statistics:
     return _Statistics(*torch.load(path, weights_only=True))
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
 
 
 def _on_cpu(prototypes: dn.Prototypes) -> dn.Prototypes:

@@ -18,11 +18,11 @@ from fedssl.functional.denoising import (
     prototypes,
     pseudo_label,
     retained_fraction,
-    stochastic_statistics,
     to_feature_grid,
     trust_mask,
     upsample_nearest,
 )
+from fedssl.functional.passes import stochastic_statistics
 from fedssl.types import Output
 
 seeds = st.integers(0, 2**31)
@@ -39,45 +39,6 @@ def maps(seed, foreground=2, size=(4, 5), batch=2):
     uncertainty = torch.rand(batch, foreground, *size, generator=g) * 0.1
     features = torch.randn(batch, 3, *size, generator=g)
     return features, pseudo_label(prob, 0.6), prob, uncertainty
-
-
-@pytest.mark.parametrize("output", list(Output))
-def test_statistics_equal_mean_and_unbiased_std_of_all_passes_at_once(output):
-    z = torch.randn(6, 2, 3, 4, 5, generator=generator(0), dtype=torch.float64) * 3
-    if output == Output.EXCLUSIVE:
-        prob, flat = z.softmax(2)[:, :, 1:], (z / 2).softmax(2)[:, :, 1:]
-    else:
-        prob, flat = z.sigmoid(), (z / 2).sigmoid()
-    passes = stochastic_statistics((z[t] for t in range(6)), output)
-    torch.testing.assert_close(passes.mean_prob, prob.mean(0))
-    torch.testing.assert_close(passes.uncertainty, flat.std(0, unbiased=True))
-
-
-def test_statistics_of_two_passes_by_hand():
-    # Sigmoids 0.5 and 0.9; at temperature 2, sigmoid(log(9) / 2) = 3 / (3 + 1) = 0.75.
-    z = [torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), math.log(9))]
-    mean_prob, uncertainty = stochastic_statistics(z, Output.NESTED)
-    assert mean_prob.item() == pytest.approx(0.7)
-    assert uncertainty.item() == pytest.approx(0.25 / math.sqrt(2))
-
-
-@given(seeds, st.integers(1, 12), st.sampled_from(list(Output)))
-def test_identical_passes_have_exactly_zero_uncertainty(seed, count, output):
-    z = torch.randn(1, 2, 4, 4, generator=generator(seed)) * 5
-    passes = stochastic_statistics([z] * count, output)
-    assert (passes.uncertainty == 0).all()
-    single = stochastic_statistics([z], output)
-    assert torch.equal(passes.mean_prob, single.mean_prob)
-
-
-def test_statistics_without_a_pass_are_refused():
-    with pytest.raises(ValueError, match="at least one pass"):
-        stochastic_statistics([], Output.NESTED)
-
-
-def test_half_precision_passes_are_accumulated_in_float32():
-    z = [torch.randn(1, 1, 4, 4, generator=generator(t)).bfloat16() for t in range(3)]
-    assert stochastic_statistics(z, Output.NESTED).uncertainty.dtype == torch.float32
 
 
 def test_pseudo_label_is_strictly_above_the_threshold():

@@ -64,6 +64,13 @@ def test_the_groups_are_averaged_by_samples_and_blended_with_mu():
     assert result["steps"] == 1  # a counter: the first labeled site's
 
 
+def test_unlabeled_sites_may_count_the_same_whatever_they_hold():
+    a, b, c, d = (u.weights["w"].double() for u in UPLOADS)
+    keys = {"denoise.mu": 0.6, "denoise.weigh-unlabeled-by": "sites"}
+    expected = 0.6 * (a + 2 * b) / 3 + 0.4 * (c + d) / 2
+    torch.testing.assert_close(merged(keys, UPLOADS)["w"], expected.float())
+
+
 def test_unlabeled_sites_may_be_weighed_by_what_they_retain():
     uploads = [*UPLOADS[:3], replace(UPLOADS[3], metrics={"retained": 0.0})]
     keys = {"denoise.mu": 0.6, "denoise.weight-by-retained": True}

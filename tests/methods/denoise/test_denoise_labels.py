@@ -179,6 +179,15 @@ def test_views_of_several_sizes_doubt_what_one_view_is_sure_of(start: Start):
     views = start(keys={**keys, "denoise.scales": "0.5,1,1.5"})
     assert trained(start(keys=keys), "west")[0].metrics["retained"] == 1.0
     assert trained(views, "west")[0].metrics["retained"] < 1.0
+    agreed = start(keys={**keys, "denoise.scales": "0.5,1,1.5", "denoise.doubt": "passes"})
+    assert trained(agreed, "west")[0].metrics["retained"] == 1.0
+
+
+def test_sizes_can_make_the_label_and_dropout_the_doubt(start: Start):
+    keys = {"denoise.denoising": "uncertainty", "denoise.passes": 3, "denoise.scales": "0.5,1.5"}
+    spread = trained(start(keys=keys), "west")[0].metrics["retained"]
+    within = trained(start(keys={**keys, "denoise.doubt": "passes"}), "west")[0].metrics["retained"]
+    assert spread < within < 1.0
 
 
 @pytest.mark.parametrize("scales", ["", "big", "1,", "0.1", "nan"])
