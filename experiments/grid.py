@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedssl.cli.options import flat_keys, read_tables
-from fedssl.config import Scalar
+from fedssl.config import Scalar, SplitConfig
 from fedssl.errors import ConfigError
 
 __all__ = ["Job", "is_experiment", "jobs_of"]
@@ -21,7 +21,8 @@ class Job:
     """One run.
 
     Args:
-        name: `<set>/<experiment>[/key=value,...]/seed<k>`, also its folder below the results.
+        name: `<set>/<experiment>[/key=value,...][/fold<j>]/seed<k>`, also its folder below the
+            results.
         config: flat keys.
     """
 
@@ -34,13 +35,15 @@ def is_experiment(path: Path) -> bool:
     return not path.stem.startswith("common") and "task" not in read_tables(path)
 
 
-def jobs_of(path: Path, seeds: Sequence[int]) -> list[Job]:
+def jobs_of(path: Path, seeds: Sequence[int], *, all_folds: bool = False) -> list[Job]:
     """Return the runs of one experiment file.
 
     Args:
         path: TOML with keys of the run config; `[grid]` maps keys to lists of values. Files that
             `federation` takes in the grid are looked up beside it.
         seeds: run seeds; the split is the same for all of them.
+        all_folds: every fold is the test split once, not only the file's own, which keeps its
+            folder.
 
     Raises:
         ConfigError: the file or its grid cannot be read.
@@ -51,12 +54,22 @@ def jobs_of(path: Path, seeds: Sequence[int]) -> list[Job]:
     stem = [path.resolve().parent.name, path.stem]
     return [
         Job(
-            "/".join([*stem, *point, f"seed{seed}"]),
-            {**base, **flat_keys(values, path.parent), "seed": seed},
+            "/".join([*stem, *point, *fold, f"seed{seed}"]),
+            {**base, **flat_keys(values, path.parent), **chosen, "seed": seed},
         )
         for point, values in _points(grid)
+        for fold, chosen in (_folds(base) if all_folds else [([], {})])
         for seed in seeds
     ]
+
+
+def _folds(base: Mapping[str, Scalar]) -> Iterator[tuple[list[str], dict[str, Scalar]]]:
+    """Yield a folder name (or none, for the file's own fold) and the key of each fold."""
+    split = SplitConfig.model_validate(
+        {key: base[f"split.{key}"] for key in ("fold", "folds") if f"split.{key}" in base}
+    )
+    for fold in range(split.folds):
+        yield [f"fold{fold}"] if fold != split.fold else [], {"split.fold": fold}
 
 
 def _checked(grid: Any, path: Path) -> dict[str, list[Scalar]]:

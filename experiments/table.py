@@ -4,7 +4,8 @@ Per set and choice of labeled sites, one row per experiment: Dice, HD95 and ASSD
 sites, or at the mixed ones where there are no others (mean over sites, then over seeds, with the
 standard deviation over seeds), the paired difference in Dice from the lower bound with a bootstrap
 interval over cases, and the share of the gap between lower and upper bound that is closed. What is
-not there yet is a dash: runs are paired over the seeds that both have.
+not there yet is a dash: runs are paired over the seeds and folds that both have. Folds of a
+cross-validation are pooled, case by case.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -26,28 +27,47 @@ from fedssl.cli.options import friendly_errors
 from fedssl.errors import DataError
 from fedssl.memory import write_atomically
 
-__all__ = ["Row", "load_rows", "markdown", "paired_interval"]
+__all__ = ["Row", "Run", "load_rows", "markdown", "paired_interval"]
 
 MARK = "<!-- generated below this line by `python -m experiments.table` -->"
 
 
+class Run(NamedTuple):
+    """Which run of an experiment: its seed, and which fold was the test split if not its own."""
+
+    seed: int
+    fold: str = ""
+
+
 @dataclass(slots=True)
 class Row:
-    """All seeds of one experiment at one point of its grid.
+    """All seeds and folds of one experiment at one point of its grid.
 
     Args:
         set: name of the experiments' folder.
         experiment: file stem, e.g. `denoise`.
         point: grid point, e.g. `labeled-sites=hrf`; '' without a grid.
-        results: `results.json` by seed.
-        cases: seed -> site -> case -> mean Dice over classes.
+        results: `results.json` by run.
+        cases: run -> site -> case -> mean Dice over classes.
     """
 
     set: str
     experiment: str
     point: str
-    results: dict[int, dict[str, Any]] = field(default_factory=dict)
-    cases: dict[int, dict[str, dict[str, float]]] = field(default_factory=dict)
+    results: dict[Run, dict[str, Any]] = field(default_factory=dict)
+    cases: dict[Run, dict[str, dict[str, float]]] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that ran."""
+        return sorted({run.seed for run in self.results})
+
+    @property
+    def amount(self) -> str:
+        """How many seeds, and how many runs where folds are pooled."""
+        folds = {run.fold for run in self.results}
+        pooled = f" ({len(self.results)} folds)" if len(folds) > 1 else ""
+        return f"{len(self.seeds)}{pooled}"
 
     def sites(self, role: str) -> list[str]:
         """Return the sites of a role."""
@@ -57,10 +77,9 @@ class Row:
     def per_seed(self, metric: str, sites: Sequence[str]) -> list[float]:
         """Return one mean over sites and classes per seed; sites without masks are left out."""
         means = []
-        for result in self.results.values():
-            there = [result["sites"][s] for s in sites if s in result["sites"]]
-            values = [_mean(site[metric].values()) for site in there]
-            known = [v for v in values if v is not None]
+        for seed in self.seeds:
+            results = [result for run, result in self.results.items() if run.seed == seed]
+            known = [v for s in sites if (v := _pooled(metric, s, results)) is not None]
             if known:
                 means.append(sum(known) / len(known))
         return means
@@ -72,24 +91,24 @@ class Row:
         return sorted({entry["distance_unit"] for entry in measured})
 
     def case_means(
-        self, sites: Sequence[str], seeds: Collection[int]
+        self, sites: Sequence[str], runs: Collection[Run]
     ) -> dict[tuple[str, str], float]:
-        """Return Dice per (site, case), averaged over these seeds."""
+        """Return Dice per (site, case), averaged over those of these runs that tested it."""
         collected: dict[tuple[str, str], list[float]] = defaultdict(list)
-        for seed in seeds:
+        for run in runs:
             for site in sites:
-                for case, dice in self.cases[seed].get(site, {}).items():
+                for case, dice in self.cases[run].get(site, {}).items():
                     collected[site, case].append(dice)
         return {key: sum(v) / len(v) for key, v in collected.items()}
 
     def difference(self, other: Row, sites: Sequence[str]) -> tuple[float, float, float]:
-        """Return the paired difference from another row over the seeds that both have."""
-        seeds = sorted(self.cases.keys() & other.cases.keys())
-        return paired_interval(self.case_means(sites, seeds), other.case_means(sites, seeds))
+        """Return the paired difference from another row over the runs that both have."""
+        runs = sorted(self.cases.keys() & other.cases.keys())
+        return paired_interval(self.case_means(sites, runs), other.case_means(sites, runs))
 
 
 def load_rows(root: Path) -> list[Row]:
-    """Read every finished run below `root` (`<set>/<experiment>[/<point>]/seed<k>/`).
+    """Read every finished run below `root` (`<set>/<experiment>[/<point>][/fold<j>]/seed<k>/`).
 
     Raises:
         DataError: there is none, or a file is damaged.
@@ -100,11 +119,12 @@ def load_rows(root: Path) -> list[Row]:
         set_, experiment, *point = [*path.parent.parent.relative_to(root).parts, "", ""]
         if numbered is None or not experiment:
             continue
-        key = (set_, experiment, "/".join(filter(None, point)))
+        folds = [part for part in point if re.fullmatch(r"fold\d+", part)]
+        key = (set_, experiment, "/".join(part for part in point if part and part not in folds))
         row = rows.setdefault(key, Row(*key))
-        seed = int(numbered[1])
-        (row.results[seed],) = _json_lines(path, whole=True)
-        row.cases[seed] = {
+        run = Run(int(numbered[1]), "".join(folds))
+        (row.results[run],) = _json_lines(path, whole=True)
+        row.cases[run] = {
             file.parent.name: _case_dice(file)
             for file in sorted(path.parent.glob("sites/*/cases.jsonl"))
         }
@@ -186,7 +206,7 @@ def _block(
         distances = [("hd95", 1), ("assd", 2)]
         cells = [
             row.experiment,
-            str(len(row.results)),
+            row.amount,
             *(_spread(row.per_seed("dice", [s])) for s in sites),
             _spread(row.per_seed("dice", sites)),
             # Millimetres and pixels have no mean.
@@ -219,6 +239,15 @@ def _gap(row: Row, lower: Row | None, upper: Row | None, sites: Sequence[str]) -
     if surely <= 0 or high <= low:
         return "no gap beyond noise"
     return f"{(ours - low) / (high - low):.0%}"
+
+
+def _pooled(metric: str, site: str, results: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return a site's mean over classes and over the test cases of all folds."""
+    entries = [result["sites"][site] for result in results if site in result["sites"]]
+    means = [(_mean(entry[metric].values()), entry["cases"]) for entry in entries]
+    known = [(value, cases) for value, cases in means if value is not None]
+    total = sum(cases for _, cases in known)
+    return sum(value * cases for value, cases in known) / total if total else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -68,6 +68,20 @@ def test_a_grid_is_every_combination_with_every_seed(tmp_path: Path) -> None:
     assert jobs_of(path, [3])[3].config["seed"] == 3
 
 
+def test_every_fold_can_be_the_test_split_once(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, "cv", "\n[grid]\n'denoise.mu' = [0.5, 1.0]\n")
+    jobs = jobs_of(path, [0, 1], all_folds=True)
+    own = [job.name.replace("cv/", "") for job in jobs if "0.5" in job.name and "seed1" in job.name]
+    place = f"{tmp_path.name}/denoise.mu=0.5"
+    assert own == [f"{place}/seed1", *(f"{place}/fold{k}/seed1" for k in (1, 2, 3))]
+    assert [job.config["split.fold"] for job in jobs[::2]] == [0, 1, 2, 3] * 2
+    assert {j.name for j in jobs_of(path, [0, 1])} < {j.name for j in jobs}
+    path.write_text("split.fold = 2\nsplit.folds = 3\n" + path.read_text())
+    jobs = jobs_of(path, [0], all_folds=True)
+    names = [job.name.rpartition("/seed")[0].replace("cv/", "") for job in jobs]
+    assert names[:3] == [f"{place}/fold0", f"{place}/fold1", place]
+
+
 def test_federations_of_a_grid_are_files_beside_it(tmp_path: Path) -> None:
     path = write_experiment(tmp_path, "sites", "\n[grid]\nfederation = ['federation.toml']\n")
     (job,) = jobs_of(path, [0])

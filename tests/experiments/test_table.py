@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from experiments import table as command
-from experiments.table import Row, load_rows, markdown, paired_interval
+from experiments.table import Row, Run, load_rows, markdown, paired_interval
 from fedssl.errors import DataError
 
 
@@ -23,12 +23,13 @@ def row(experiment: str, dice: dict[str, list[float]], point: str = "", role="un
             "hd95": {"organ": 4.0},
             "assd": {"organ": None},
             "distance_unit": "mm",
+            "cases": len(values),
         }
         for site, values in dice.items()
     }
     result = {"sites": sites, "wall_seconds": 7.4, "weights_sha256": "0123456789abcdef"}
     cases = {s: {f"case{i}": v for i, v in enumerate(values)} for s, values in dice.items()}
-    return Row("set", experiment, point, {0: result}, {0: cases})
+    return Row("set", experiment, point, {Run(0): result}, {Run(0): cases})
 
 
 def cells(table: str, experiment: str) -> list[str]:
@@ -86,8 +87,8 @@ def test_without_an_upper_bound_there_are_differences_and_no_share():
 
 def test_a_row_that_lacks_a_site_or_masks_has_dashes_there():
     lower, blind = row("lower", {"a": [0.5], "b": [0.5]}), row("blind", {"a": [0.5]})
-    blind.results[0]["sites"]["a"]["dice"]["organ"] = None
-    blind.cases[0].clear()
+    blind.results[Run(0)]["sites"]["a"]["dice"]["organ"] = None
+    blind.cases[Run(0)].clear()
     table = markdown([lower, blind, row("upper", {"a": [0.7], "b": [0.7]})])
     assert cells(table, "blind")[2:5] == ["-", "-", "-"]
     assert cells(table, "blind")[7:9] == ["-", "-"]
@@ -95,13 +96,38 @@ def test_a_row_that_lacks_a_site_or_masks_has_dashes_there():
 
 def test_runs_are_paired_over_the_seeds_that_both_have():
     lower, ours = row("lower", {"a": [0.5]}), row("ours", {"a": [0.6]})
-    lower.results[1], lower.cases[1] = lower.results[0], {"a": {"case0": 0.9}}
+    lower.results[Run(1)], lower.cases[Run(1)] = lower.results[Run(0)], {"a": {"case0": 0.9}}
     assert cells(markdown([lower, ours]), "ours")[6] == "+0.100 [+0.100, +0.100]"
+
+
+def test_folds_are_pooled_case_by_case_and_seeds_are_not():
+    lower, ours = row("lower", {"a": [0.5]}), row("ours", {"a": [0.6]})
+    for kind, dice in ((lower, [0.2, 0.2, 0.2]), (ours, [0.3, 0.5, 0.7])):
+        other = row("x", {"a": dice})
+        kind.results[Run(0, "fold1")] = other.results[Run(0)]
+        names = [f"more{i}" for i in range(3)]
+        kind.cases[Run(0, "fold1")] = {"a": dict(zip(names, dice, strict=True))}
+    # differences 0.1; 0.1, 0.3, 0.5 over four cases
+    found = cells(markdown([lower, ours]), "ours")
+    assert found[1:3] == ["1 (2 folds)", "0.525"]
+    assert found[6].startswith("+0.250 [+0.")
+    ours.results[Run(1)], ours.cases[Run(1)] = ours.results[Run(0)], ours.cases[Run(0)]
+    assert cells(markdown([lower, ours]), "ours")[1:3] == ["2 (3 folds)", "0.562 +- 0.053"]
+
+
+def test_a_fold_of_its_own_folder_belongs_to_its_row(tmp_path: Path):
+    result = row("lower", {"a": [0.5]}).results[Run(0)]
+    for place in ("lower/x=1/seed0", "lower/x=1/fold2/seed0", "lower/fold3/seed1"):
+        folder = tmp_path / "set" / place
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(result))
+    found = {r.point: sorted(r.results) for r in load_rows(tmp_path)}
+    assert found == {"x=1": [Run(0), Run(0, "fold2")], "": [Run(1, "fold3")]}
 
 
 def test_distances_in_millimetres_and_pixels_are_not_averaged():
     lower = row("lower", {"a": [0.5], "b": [0.5], "unseen": [0.5]})
-    sites = lower.results[0]["sites"]
+    sites = lower.results[Run(0)]["sites"]
     sites["unseen"]["hd95"]["organ"], sites["unseen"]["distance_unit"] = None, "pixel"
     assert "HD95 (mm)" in markdown([lower])
     sites["b"]["distance_unit"] = "pixel"
@@ -111,19 +137,19 @@ def test_distances_in_millimetres_and_pixels_are_not_averaged():
 
 def test_the_unit_is_that_of_the_sites_that_are_shown():
     lower = row("lower", {"a": [0.5], "z": [0.5]})
-    lower.results[0]["sites"]["a"] |= {"role": "labeled", "distance_unit": "pixel"}
+    lower.results[Run(0)]["sites"]["a"] |= {"role": "labeled", "distance_unit": "pixel"}
     assert "HD95 (mm)" in markdown([lower])
 
 
 def test_a_folder_without_finished_runs_is_named(tmp_path: Path):
     run = tmp_path / "runs/set/lower/seed0"
     run.mkdir(parents=True)
-    (run / "results.json").write_text(json.dumps(row("lower", {"a": [0.5]}).results[0]))
+    (run / "results.json").write_text(json.dumps(row("lower", {"a": [0.5]}).results[Run(0)]))
     aside = run.with_name("seed0.interrupted-1")
     aside.mkdir()
     (aside / "results.json").write_text("{}")
     assert [(r.set, r.experiment, list(r.results)) for r in load_rows(tmp_path / "runs")] == [
-        ("set", "lower", [0])
+        ("set", "lower", [Run(0)])
     ]
     for place in ("nowhere", "runs/set"):
         with pytest.raises(DataError, match=f"{place} holds no finished run"):
@@ -138,7 +164,7 @@ def test_the_command_keeps_what_stands_above_the_mark(tmp_path: Path):
 
     run = tmp_path / "runs/set/lower/seed0"
     run.mkdir(parents=True)
-    (run / "results.json").write_text(json.dumps(row("lower", {"a": [0.5]}).results[0]))
+    (run / "results.json").write_text(json.dumps(row("lower", {"a": [0.5]}).results[Run(0)]))
     (tmp_path / "R.md").write_text(f"mine\n{command.MARK}\nold")
     app = typer.Typer()
     app.command()(command.main)
