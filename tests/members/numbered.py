@@ -26,7 +26,8 @@ EVERYONE = frozenset(VALUES)
 def config(**keys: Scalar) -> RunConfig:
     """Return a run of `mutual` from its first round on: the average of all sites' weights."""
     flat: dict[str, Scalar] = {"method": "mutual", "rounds": 3, "mutual.warmup-rounds": 0}
-    flat |= {"model.width": 2, "model.depth": 1, "evaluate.every": 0, "round-timeout": 0.5}
+    flat |= {"mutual.unlabeled-share": 1.0, "round-timeout": 0.5}
+    flat |= {"model.width": 2, "model.depth": 1, "evaluate.every": 0}
     flat |= {key.replace("_", "-"): value for key, value in keys.items()}
     return load_config(flat)
 

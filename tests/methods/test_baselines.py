@@ -91,7 +91,8 @@ def test_fedmix_goes_on_where_the_networks_never_agree(simulate):
 def test_fedirm_without_relations_is_mean_teacher(simulate):
     keys = {"fedirm.relation-weight": 0.0, "fedirm.average": "samples", "fedirm.weight": 0.1}
     fedirm = simulate("fedirm", keys, output="exclusive")
-    assert fedirm.digest == simulate("mean_teacher", output="exclusive").digest
+    uncut = {"mean_teacher.unlabeled-share": 1.0}
+    assert fedirm.digest == simulate("mean_teacher", uncut, output="exclusive").digest
     with_relations = simulate("fedirm", {**keys, "fedirm.relation-weight": 1.0}, output="exclusive")
     assert with_relations.digest != fedirm.digest
 

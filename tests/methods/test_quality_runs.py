@@ -249,7 +249,7 @@ def test_unreliable_sites_may_count_less(configure):
         Upload("b", Role.UNLABELED, 9, "train", 10, 0, {"w": torch.tensor([1.0])}),
     ]
     less = replace(uploads[1], metrics={"quality/reliability": 0.4})
-    keys = {"method": "mutual", "rounds": 12}
+    keys = {"method": "mutual", "rounds": 12, "mutual.unlabeled-share": 1.0}
     merged = []
     for weigh, pair in ((False, less), (True, less), (True, uploads[1])):
         rule = rule_of(configure(**keys, **{"quality.weigh-sites": weigh}))
