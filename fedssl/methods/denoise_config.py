@@ -96,8 +96,9 @@ def warn_if_vacuous(config: DenoiserConfig, model: ModelConfig) -> None:
     certain = certain and (len(config.views) == 1 or config.doubt == "passes")
     if certain and config.denoising in ("uncertainty", "both"):
         log.warning(
-            "The uncertainty test of the denoiser trusts every pixel: it needs several 'scales', "
-            "'flips', or dropout (model.dropout-bottleneck or -head) and 'passes' > 1 (given %d).",
+            "The uncertainty test of the denoiser trusts every pixel: it needs dropout "
+            "(model.dropout-bottleneck or -head) and 'passes' > 1 (given %d), or several 'scales' "
+            "or 'flips' with doubt = 'all'.",
             config.passes,
         )
 

@@ -27,7 +27,13 @@ from fedssl.functional.consistency import confidence, hard_label, per_class
 from fedssl.functional.losses import supervised_loss
 from fedssl.methods.base import Method
 from fedssl.methods.fedavg import no_payload
-from fedssl.methods.ssl_rule import FederatedConfig, PhasedRule, check_warmup, sample_weights
+from fedssl.methods.ssl_rule import (
+    FederatedConfig,
+    PhasedRule,
+    capped,
+    check_warmup,
+    sample_weights,
+)
 from fedssl.methods.teacher import StudentTeacher, TeacherConfig, TeacherKind
 from fedssl.methods.terms import dice_term
 from fedssl.models import build_unet
@@ -89,6 +95,7 @@ class FedConsistRule(PhasedRule):
     ) -> Arrays:
         steps = [self._steps(u) for u in uploads]
         shares = [self._importance(round_, u) * n for u, n in zip(uploads, steps, strict=True)]
+        shares = capped(uploads, shares, self.common.unlabeled_share)
         total = sum(steps)
         if total <= 0:
             return {}

@@ -94,7 +94,17 @@ def test_unlabeled_sites_hold_a_share_at_most_and_keep_their_proportions():
     assert merged(r, 5, upload("a", 0), upload("u", 1)) == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("method", ["fedmix", "fedsemiseg", "cbafed", "fedirm", "rscfed"])
+def test_fed_consist_steps_less_far_where_unlabeled_sites_are_cut():
+    r = rule("fed_consist", warmup_rounds=0, ramp_rounds=0, unlabeled_share=0.25)
+    value = merged(r, 5, upload("a", 4), upload("u", 8), before=2)
+    # 2 of 4 steps each; a quarter is a third of the labeled site's: 2 + 1/2 (4 - 2) + 1/6 (8 - 2)
+    assert value == pytest.approx(4.0)
+
+
+FEDERATED = ["fedmix", "fedsemiseg", "cbafed", "fedirm", "rscfed", "fed_consist"]
+
+
+@pytest.mark.parametrize("method", FEDERATED)
 def test_published_averages_are_not_cut(method):
     assert rule(method).common.unlabeled_share == 1.0
 
