@@ -1,4 +1,4 @@
-"""The runner: grids, what is done already, what a kill leaves, what it will take; and reruns."""
+"""The runner: grids, what is done already, what a kill leaves, what it will take."""
 
 from __future__ import annotations
 
@@ -12,48 +12,17 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tiny_federations import TINY, write_federation
-from typer.testing import CliRunner
+from tiny_experiments import app, write_experiment
 
-from experiments import rerun, run
+from experiments import run
 from experiments.cost import estimate, known_seconds
 from experiments.grid import Job, is_experiment, jobs_of
-from fedssl.config import Scalar
 from fedssl.loopback import simulate
 from fedssl.methods import load_config
 from fedssl.progress import ConsoleProgress
-from fedssl.results import config_toml
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = [p for p in sorted((ROOT / "experiments/sweeps").glob("*.toml")) if is_experiment(p)]
-
-
-def app(main: object, *arguments: str) -> tuple[int, str]:
-    """Call a command's function as its module does; return the status and what it printed."""
-    import typer
-
-    command = typer.Typer()
-    command.command()(main)  # type: ignore[arg-type]  # any function will do
-    result = CliRunner().invoke(command, list(arguments))
-    return result.exit_code, result.output
-
-
-def write_experiment(folder: Path, name: str, grid: str = "", **keys: Scalar) -> Path:
-    """Write an experiment on a tiny synthetic federation beside it."""
-    if not (folder / "federation.toml").exists():
-        write_federation(folder, {"north": "labeled", "west": "unlabeled"}, images=6)
-    flat: dict[str, Scalar] = {
-        **TINY,
-        "federation": "federation.toml",
-        "cache-dir": str(folder / "cache"),
-        "tracking": "",
-        "method": "fedavg",
-        "rounds": 2,
-        **keys,
-    }
-    path = folder / f"{name}.toml"
-    path.write_text(config_toml(flat) + grid)
-    return path
 
 
 def test_a_grid_is_every_combination_with_every_seed(tmp_path: Path) -> None:
@@ -219,48 +188,6 @@ def test_a_dry_call_lists_the_runs_of_a_set_and_starts_none(tmp_path: Path) -> N
     assert (status, text.splitlines()[-1]) == (0, "tiny/dry/seed0")
     assert "1 runs, 0 of them finished" in text
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.fixture(scope="module")
-def row(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished row of the runner."""
-    folder = tmp_path_factory.mktemp("row")
-    keys: dict[str, Scalar] = {"method": "denoise", "denoise.warmup-rounds": 1}
-    path = write_experiment(folder / "tiny", "denoise", **keys)
-    (job,) = jobs_of(path, [1])
-    assert run.run_job(job, folder / "runs", run.Engine.LOOPBACK) == 0
-    return folder / "runs" / job.name
-
-
-def test_a_rerun_of_a_row_has_the_same_digest(row: Path, tmp_path: Path) -> None:
-    before = sorted((p, p.stat().st_mtime_ns) for p in row.rglob("*"))
-    status, text = app(rerun.main, str(row), "--out", str(tmp_path / "again"))
-    assert (status, text.strip()) == (0, f"same {_digest(row)}")
-    assert _digest(tmp_path / "again") == _digest(row)
-    assert sorted((p, p.stat().st_mtime_ns) for p in row.rglob("*")) == before
-
-
-def test_a_rerun_that_differs_names_both_digests_and_fails(row: Path, tmp_path: Path) -> None:
-    import shutil
-
-    changed = tmp_path / "changed"
-    shutil.copytree(row, changed)
-    results = json.loads((changed / "results.json").read_text())
-    config = (changed / "config.toml").read_text()
-    assert "seed = 1\n" in config
-    (changed / "config.toml").write_text(config.replace("seed = 1\n", "seed = 2\n", 1))
-    results["versions"]["torch"] = "1.0"
-    (changed / "results.json").write_text(json.dumps(results))
-    status, text = app(rerun.main, str(changed), "--out", str(tmp_path / "again"))
-    assert status == 1
-    assert f"first  {_digest(row)}" in text
-    assert f"second {_digest(tmp_path / 'again')}" in text
-    assert "torch: 1.0 then" in text
-
-
-def test_only_a_finished_row_can_be_rerun(tmp_path: Path) -> None:
-    status, text = app(rerun.main, str(tmp_path))
-    assert (status, "holds no finished run" in text) == (1, True)
 
 
 def _digest(folder: Path) -> str:

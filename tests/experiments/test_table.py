@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from experiments import table as command
-from experiments.table import Row, Run, load_rows, markdown, paired_interval
+from experiments.rows import Row, Run, load_rows, paired_interval
+from experiments.table import markdown
 from fedssl.errors import DataError
 
 
