@@ -85,6 +85,7 @@ class AugmentConfig(_Section):
     noise: float = Field(0.15, ge=0, description="largest sigma of additive Gaussian noise")
     bias: float = Field(0.4, ge=0, description="amplitude of the smooth multiplicative field")
     cutout: float = Field(0.25, ge=0, lt=1, description="side of the erased box, strong view only")
+    field_of_view: float = Field(0.0, ge=0, le=1, description="share of labeled samples it cuts")
     photometric_labeled: bool = Field(
         True, description="labeled samples get the strong photometric operations too (no cutout)"
     )
@@ -139,8 +140,8 @@ class RunConfig(_Section):
     target_spacing: str = Field(
         "", description="'1' or '3,1,1' (D,H,W) in mm: resample; not together with image-size"
     )
-    normalise: Literal["zscore", "robust", "window", "none"] = Field(
-        "zscore", description="per image; robust: by quartiles; window: one scale for all, e.g. CT"
+    normalise: Literal["zscore", "robust", "local", "window", "none"] = Field(
+        "zscore", description="robust: by quartiles; local: by the neighbourhood; window: as for CT"
     )
     intensity_window: str = Field("", description="'-125,275': what normalise = window keeps")
     patch_size: str = Field("", description="'64' or '32,64,64' (D,H,W); '' takes whole images")
@@ -153,9 +154,7 @@ class RunConfig(_Section):
     min_unlabeled: int = Field(1, ge=0, description="replies of unlabeled sites, where addressed")
     round_timeout: float = Field(3600.0, gt=0, description="seconds to wait for a stage")
     resume: bool = False
-    tracking: str = Field(
-        "tensorboard", description="'tensorboard', 'mlflow', 'wandb', a comma list of them, or ''"
-    )
+    tracking: str = Field("tensorboard", description="of 'tensorboard,mlflow,wandb', or ''")
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
     split: SplitConfig = SplitConfig()

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from fedssl.config import AugmentConfig
-from fedssl.data.augment_ops import PHOTOMETRIC, cut_out
+from fedssl.data.augment_ops import PHOTOMETRIC, cut_field_of_view, cut_out
 from fedssl.types import View
 
 __all__ = [
@@ -62,7 +62,12 @@ def augment_labeled(
         grid = _grid(theta, image)
         image = _sample(image, grid, "linear")
         label = _sample(label[:, None], grid, "nearest")[:, 0]
-    return (_photometric(image, config, streams) if config.photometric_labeled else image), label
+    if config.photometric_labeled:
+        image = _photometric(image, config, streams)
+    if config.field_of_view > 0:
+        # Labeled samples have no cutout: its stream is free, and no other one changes.
+        image, label = cut_field_of_view(image, label, config.field_of_view, streams["cutout"])
+    return image, label
 
 
 def augment_unlabeled(

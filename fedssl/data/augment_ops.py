@@ -21,6 +21,7 @@ __all__ = [
     "adjust_contrast",
     "adjust_gamma",
     "blur_gaussian",
+    "cut_field_of_view",
     "cut_out",
     "draw",
     "gain_channels",
@@ -175,6 +176,47 @@ def cut_out(image: Tensor, strength: float, probability: float, rng: Generator) 
         inside = inside & covered.reshape(shape)
     erased = torch.where(inside, image.mean(_space(image), keepdim=True), image)
     return _choose(erased, image, probability, rng)
+
+
+def cut_field_of_view(
+    image: Tensor, label: Tensor, probability: float, rng: Generator
+) -> tuple[Tensor, Tensor]:
+    """End samples at the edge of a round field of view; outside is one colour, and background.
+
+    A network that has seen the border of one camera or coil only takes that of another for a thin
+    structure. The edge is a step, straight or bent, whose polarity differs from sample to sample.
+
+    Args:
+        image: [B, C, *S] float, z-scored.
+        label: [B, *S] integers.
+        probability: of each sample to be cut.
+        rng: on the CPU.
+
+    Returns:
+        Image and label. In units of the image's sides, the edge passes the centre at U(0, 1/2) in a
+        random direction, with a radius from 1/2 to 4. Outside, every channel has the sample's
+        U(-4, 2) plus its own normal deviation of 0.4.
+    """
+    batch, channels, *space = image.shape
+    direction = torch.randn((batch, len(space)), generator=rng)
+    direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(_EPS)
+    distance = draw(rng, (batch, 1), 0.0, 0.5, direction)
+    radius = 0.5 * draw(rng, (batch, 1), 0.0, math.log(8), direction).exp()
+    centre = direction * (distance - radius)
+    squares = torch.zeros((batch, *space))
+    for axis, size in enumerate(space):
+        position = (torch.arange(size) + 0.5) / size - 0.5
+        from_centre = (position - centre[:, axis, None]).square()
+        squares = squares + from_centre.reshape(
+            batch, *(size if a == axis else 1 for a in range(len(space)))
+        )
+    outside = squares > _per_sample(radius[:, 0].square(), squares[:, None])[:, 0]
+    chosen = torch.rand(batch, generator=rng) < probability
+    outside = (outside & chosen.reshape(batch, *(1 for _ in space))).to(image.device)
+    level = draw(rng, (batch, 1), -4.0, 2.0, image)
+    colour = level + 0.4 * torch.randn((batch, channels), generator=rng).to(image)
+    cut = torch.where(outside[:, None], _per_sample(colour, image), image)
+    return cut, torch.where(outside, torch.zeros_like(label), label)
 
 
 PHOTOMETRIC: dict[str, Operation] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedssl.data.intensity import resize_image, robust, window, zscore
+from fedssl.data.intensity import local, resize_image, robust, window, zscore
 from fedssl.errors import DataError
 from fedssl.types import Task
 
@@ -75,14 +75,14 @@ def prepare_image(
     Args:
         image: raw intensities.
         size: new length of the last axes, or None to keep them.
-        normalise: `zscore`, `robust`, `window` or `none`.
+        normalise: `zscore`, `robust`, `local`, `window` or `none`.
         intensity_window: what `window` keeps.
     """
     if size is not None and image.shape[-len(size) :] != tuple(size):
         image = resize_image(image, size)
     if normalise == "window" and intensity_window is not None:
         return window(image, *intensity_window)
-    return {"zscore": zscore, "robust": robust}.get(normalise, np.asarray)(image)
+    return {"zscore": zscore, "robust": robust, "local": local}.get(normalise, np.asarray)(image)
 
 
 def resampled_size(

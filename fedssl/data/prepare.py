@@ -48,7 +48,7 @@ class PreparePlan:
 
     Args:
         image_size: new (D,) H, W, or None to keep the size; slice modes resize H and W only.
-        normalise: `zscore`, `robust`, `window` or `none`.
+        normalise: `zscore`, `robust`, `local`, `window` or `none`.
         mode: the task's mode.
         channels: the task's channels.
         target_spacing: new spacing in mm of the same axes, or None to keep it.

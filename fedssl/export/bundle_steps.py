@@ -74,7 +74,7 @@ class PrepareImaged(Transform):
         crop: whether the dark surroundings are cut off.
         image_size: new length of the last axes, or None to keep them.
         target_spacing: new spacing of the last axes in mm instead, or None.
-        normalise: `zscore`, `robust`, `window` or `none`.
+        normalise: `zscore`, `robust`, `local`, `window` or `none`.
         intensity_window: what `window` keeps, or None.
     """
 

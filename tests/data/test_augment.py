@@ -112,6 +112,34 @@ def test_labeled_samples_get_no_photometric_change_when_switched_off() -> None:
     assert torch.equal(augment_labeled(image, label, config, rng(2))[0], views["weak"].image)
 
 
+@pytest.mark.parametrize("space", SPACES)
+def test_outside_the_field_of_view_is_one_colour_and_background(space: tuple[int, ...]) -> None:
+    image, label = torch.randn(64, 2, *space), torch.ones(64, *space, dtype=torch.int64)
+    cut, cut_label = ops.cut_field_of_view(image, label, 0.5, rng(1))
+    outside = cut_label == 0
+    assert torch.equal(cut.mean(1)[~outside], image.mean(1)[~outside])
+    for before, after, gone in zip(image, cut, outside, strict=True):
+        assert torch.equal(before, after) == (not gone.any())
+        for channel in after:
+            assert len(channel[gone].unique()) <= 1
+    share = outside.flatten(1).float().mean(1)
+    assert 0.3 < (share > 0).float().mean() < 0.7
+    assert share.max() < 0.95
+    assert cut_label.dtype == torch.int64
+
+
+def test_the_field_of_view_changes_nothing_else_of_a_labeled_sample() -> None:
+    image, label = torch.randn(8, 3, 32, 32), torch.ones(8, 32, 32, dtype=torch.int64)
+    config = AugmentConfig(probability=1.0)
+    whole, _ = augment_labeled(image, label, config, rng(4))
+    cut, cut_label = augment_labeled(
+        image, label, config.model_copy(update={"field_of_view": 1.0}), rng(4)
+    )
+    inside = (cut_label > 0)[:, None].expand_as(cut)
+    assert torch.equal(cut[inside], whole[inside])
+    assert not torch.equal(cut, whole)
+
+
 @pytest.mark.parametrize("name", [*ops.PHOTOMETRIC, "cutout"])
 def test_switching_one_operation_off_leaves_the_draws_of_the_others(name: str) -> None:
     image = torch.randn(4, 3, 24, 24)

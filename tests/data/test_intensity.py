@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedssl.data.intensity import resize_image, resize_label, robust, zscore
+from fedssl.data.intensity import local, resize_image, resize_label, robust, zscore
 
 
 def test_without_background_all_pixels_count():
@@ -57,7 +57,31 @@ def test_bright_fat_does_not_set_the_robust_scale():
     assert robust(fat).max() == 5.0
 
 
-@pytest.mark.parametrize("normalise", [zscore, robust])
+def test_uneven_light_goes_and_thin_lines_stay():
+    rng = np.random.default_rng(0)
+    tissue = rng.normal(0, 1, (1, 96, 96))
+    tissue[0, :, 48] -= 8.0  # a vessel
+    light = np.linspace(20.0, 60.0, 96)[:, None]
+    even, uneven = (local((100 + tissue * g).astype(np.float32)) for g in (20.0, light))
+    lit = local((100 + tissue * 20 + 3 * light).astype(np.float32))
+    inner = np.s_[:, 12:-12, 12:-12]
+    assert float(np.abs(lit - even)[inner].mean()) < 0.05
+    assert float(np.abs(uneven - even)[inner].mean()) < 0.05
+    assert float(even[0, :, 48].mean()) < -3.0
+    assert float(np.abs(even[inner].mean())) < 0.05
+
+
+def test_what_lies_outside_the_field_of_view_is_zero_and_does_not_count():
+    image = np.random.default_rng(0).normal(100, 10, (2, 64, 64)).astype(np.float32)
+    wide = np.pad(image, ((0, 0), (32, 32), (32, 32)))  # the neighbourhood doubles with the sides
+    result = local(wide)
+    assert np.count_nonzero(result[:, :32]) == 0
+    edge, centre = (result[:, 32 + a : 36 + a, 40:88] for a in (0, 30))
+    assert float(edge.std()) == pytest.approx(float(centre.std()), rel=0.15)
+    assert abs(float(edge.mean())) < 0.15
+
+
+@pytest.mark.parametrize("normalise", [zscore, robust, local])
 def test_each_channel_may_have_a_gain_and_offset_of_its_own(normalise):
     image = np.random.default_rng(0).gamma(2.0, 30.0, (2, 24, 24)).astype(np.float32)
     moved = image * np.float32([3.0, 0.5])[:, None, None] + np.float32(40.0)
@@ -109,10 +133,11 @@ def test_hot_pixels_do_not_set_the_scale():
     )
 )
 def test_the_result_is_finite_whatever_the_scale(image):
-    result = zscore(image)
-    assert result.dtype == np.float32
-    assert result.shape == image.shape
-    assert np.isfinite(result).all()
+    for normalise in (zscore, local):
+        result = normalise(image)
+        assert result.dtype == np.float32
+        assert result.shape == image.shape
+        assert np.isfinite(result).all()
 
 
 @given(st.floats(0.01, 1e3), st.floats(-1e4, 1e4))
