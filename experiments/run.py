@@ -43,6 +43,7 @@ def main(
     files: Annotated[list[Path], typer.Argument(help="Experiment files; others are skipped.")],
     seeds: Annotated[int, typer.Option(min=1, help="Run seeds 0 .. N-1.")] = 1,
     all_folds: Annotated[bool, typer.Option("--all-folds", help="Cross-validate.")] = False,
+    only: Annotated[str, typer.Option(help="Only runs with this in their name.")] = "",
     engine: Annotated[Engine, typer.Option(help="loopback or ray (flwr run).")] = Engine.LOOPBACK,
     out: Annotated[Path, typer.Option(help="Results folder.")] = Path("runs"),
     jobs: Annotated[int, typer.Option(min=0, help="Runs side by side; 0: one per CPU.")] = 0,
@@ -57,6 +58,9 @@ def main(
                 "passed over; give files with the keys of a run."
             )
         todo = [job for file in chosen for job in jobs_of(file, range(seeds), all_folds=all_folds)]
+        todo = [job for job in todo if only in job.name]
+        if not todo:
+            raise ConfigError(f"--only {only!r} leaves no run; --dry without it lists the names.")
         failed = _run_open(todo, out, engine, jobs or os.cpu_count() or 1, dry=dry)
     for name in failed:
         typer.secho(f"Failed: {name}; see {out / name}.log", err=True, fg="red")
