@@ -85,9 +85,18 @@ class Row:
                     collected[site, case].append(dice)
         return {key: sum(v) / len(v) for key, v in collected.items()}
 
-    def difference(self, other: Row, sites: Sequence[str]) -> tuple[float, float, float]:
-        """Return the paired difference from another row over the runs that both have."""
+    def difference(
+        self, other: Row, sites: Sequence[str], among: Collection[Run] | None = None
+    ) -> tuple[float, float, float]:
+        """Return the paired difference from another row over the runs that both have.
+
+        Args:
+            other: the row that is subtracted.
+            sites: whose cases count.
+            among: only these runs.
+        """
         runs = sorted(self.cases.keys() & other.cases.keys())
+        runs = [run for run in runs if among is None or run in among]
         return paired_interval(self.case_means(sites, runs), other.case_means(sites, runs))
 
 

@@ -101,6 +101,16 @@ def test_runs_are_paired_over_the_seeds_that_both_have():
     assert cells(markdown([lower, ours]), "ours")[6] == "+0.100 [+0.100, +0.100]"
 
 
+def test_the_share_is_taken_over_the_runs_that_all_three_have():
+    lower, ours, upper = (
+        row(n, {"a": [d]}) for n, d in (("lower", 0.5), ("x", 0.6), ("upper", 0.7))
+    )
+    for bound, dice in ((lower, 0.1), (upper, 0.9)):
+        bound.results[Run(0, "fold1")] = row("other", {"a": [dice]}).results[Run(0)]
+        bound.cases[Run(0, "fold1")] = {"a": {"another": dice}}
+    assert cells(markdown([lower, ours, upper]), "x")[7] == "50%"
+
+
 def test_folds_are_pooled_case_by_case_and_seeds_are_not():
     lower, ours = row("lower", {"a": [0.5]}), row("ours", {"a": [0.6]})
     for kind, dice in ((lower, [0.2, 0.2, 0.2]), (ours, [0.3, 0.5, 0.7])):
