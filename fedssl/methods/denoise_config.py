@@ -26,8 +26,8 @@ class DenoiserConfig(MethodConfig):
     scales: str = Field("1", description="sizes at which an image is looked at, e.g. '0.75,1,1.5'")
     flips: bool = Field(False, description="look at it mirrored too: at least four views")
     gamma: float = Field(0.75, ge=0.1, lt=1, description="probability of a foreground pixel")
-    threshold: Literal["gamma", "share"] = Field(
-        "gamma", description="share: in place of gamma, what gives the labeled sites' foreground"
+    threshold: Literal["gamma", "share", "expected"] = Field(
+        "gamma", description="or what gives the labeled sites' share of foreground, or the expected"
     )
     eta: float = Field(0.05, gt=0, description="largest trusted standard deviation")
     doubt: Literal["all", "passes"] = Field(

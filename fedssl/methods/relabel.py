@@ -88,7 +88,8 @@ class Relabeler:
         Args:
             data: a site's images.
             received: prototypes of the labeled sites, where they travel.
-            share: foreground [F] that the labels shall have on average; None: above gamma.
+            share: foreground [F] that the labels shall have on average; None: what lies above
+                gamma, or with `threshold = expected` the mean probability.
 
         Returns:
             Retained fraction per case and class [cases, F], in the order of `data.unlabeled`.
@@ -106,7 +107,8 @@ class Relabeler:
     ) -> dn.PrototypeSums | None:
         """Store labels with the uncertainty test, and keep features for the prototype test."""
         config, total = self._config, None
-        gamma = self._matched(data, folder, share) if share is not None else config.gamma
+        matched = share is not None or config.threshold == "expected"
+        gamma = self._matched(data, folder, share) if matched else config.gamma
         mode: dn.TrustMode = (
             "uncertainty" if config.denoising in ("uncertainty", "both") else "none"
         )
@@ -125,15 +127,20 @@ class Relabeler:
                 total = sums if total is None else total + sums
         return total
 
-    def _matched(self, data: TrainingData, folder: Path, share: Tensor) -> Tensor:
-        """Return the thresholds [F, 1, 1(, 1)] that give a share; keeps what it looked at."""
-        counts = torch.zeros(())
+    def _matched(self, data: TrainingData, folder: Path, share: Tensor | None) -> Tensor:
+        """Return the thresholds [F, 1, 1(, 1)] that give a share, or that which is expected.
+
+        Keeps what it looked at.
+        """
+        counts = expected = torch.zeros(())
         for case in data.unlabeled:
             stats = self._statistics(data.image(case))
             counts = counts + probability_counts(stats.prob)
+            expected = expected + stats.prob.double().flatten(1).sum(1).cpu()
             axes = [1] * (stats.prob.ndim - 1)
             torch.save(tuple(stats), folder / f"{case}.pt")
-        return share_threshold(counts, share).reshape(-1, *axes)
+        wanted = expected / counts.sum(1) if share is None else share
+        return share_threshold(counts, wanted).reshape(-1, *axes)
 
     def _second_pass(self, data: TrainingData, folder: Path, prototypes: dn.Prototypes) -> None:
         for case in data.unlabeled:

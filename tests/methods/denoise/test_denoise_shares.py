@@ -1,4 +1,4 @@
-"""`denoise` with `threshold = share`: pseudo-labels with as much foreground as true masks have."""
+"""Thresholds that `denoise` finds: the share of true masks, or what the probabilities add up to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import pytest
 import torch
 from denoise_runs import STAGE, UPLOADS, Start, rule, stored
 from tiny_federations import Finished
+
+from fedssl.engine import load_weights
+from fedssl.site import shared_model
 
 SHARE = {
     "denoise.threshold": "share",
@@ -68,3 +71,21 @@ def test_a_resumed_run_still_knows_the_share():
 def test_without_a_warm_up_nothing_is_known_and_gamma_decides(start: Start):
     keys = {"denoise.warmup-rounds": 0, "denoise.refresh": 0, "rounds": 2, "denoise.gamma": 0.5}
     assert start(keys={**keys, "denoise.threshold": "share"}).digest == start(keys=keys).digest
+
+
+def test_labels_have_as_much_foreground_as_the_probabilities_add_up_to(start: Start):
+    keys = {**SHARE, "denoise.threshold": "expected", "model.dropout-bottleneck": 0.0}
+    run = start(keys={**keys, "model.dropout-head": 0.0, "denoise.refresh": 9}, roles=TWO)
+    assert not any("foreground_share" in d.knowledge for d in run.exchange.downloads)
+    (sent,) = (d for d in run.exchange.downloads if (d.round, d.site) == (2, "west"))
+    site = run.exchange.sites["west"]
+    model = shared_model(site.run, site.trained_task, site.device)
+    load_weights(model, sent.weights)
+    model.eval()
+    with torch.no_grad():
+        images = torch.stack([site.data.image(case) for case in site.data.unlabeled])
+        expected = model(images).logits.sigmoid().mean((0, 2, 3))
+    labels = np.stack([maps["pseudo"] for maps in stored(run, "west")])
+    found = labels.reshape(len(labels), 2, -1).mean(axis=(0, 2))
+    assert found[0] == pytest.approx(expected[0].item(), abs=0.02)
+    assert found[1] <= expected[1].item() + 0.02
