@@ -183,8 +183,8 @@ def cut_field_of_view(
 ) -> tuple[Tensor, Tensor]:
     """End samples at the edge of a round field of view; outside is one colour, and background.
 
-    A network that has seen the border of one camera or coil only takes that of another for a thin
-    structure. The edge is a step, straight or bent, whose polarity differs from sample to sample.
+    A network that has only seen the border of one camera or coil may take that of another for a
+    thin structure. Here the edge is a step, nearly straight or bent, up or down.
 
     Args:
         image: [B, C, *S] float, z-scored.
@@ -203,16 +203,12 @@ def cut_field_of_view(
     distance = draw(rng, (batch, 1), 0.0, 0.5, direction)
     radius = 0.5 * draw(rng, (batch, 1), 0.0, math.log(8), direction).exp()
     centre = direction * (distance - radius)
-    squares = torch.zeros((batch, *space))
-    for axis, size in enumerate(space):
-        position = (torch.arange(size) + 0.5) / size - 0.5
-        from_centre = (position - centre[:, axis, None]).square()
-        squares = squares + from_centre.reshape(
-            batch, *(size if a == axis else 1 for a in range(len(space)))
-        )
-    outside = squares > _per_sample(radius[:, 0].square(), squares[:, None])[:, 0]
+    axes = [(torch.arange(size) + 0.5) / size - 0.5 for size in space]
+    position = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    squares = (position - _per_sample(centre, image)).square().sum(1)
     chosen = torch.rand(batch, generator=rng) < probability
-    outside = (outside & chosen.reshape(batch, *(1 for _ in space))).to(image.device)
+    outside = squares > _per_sample(radius[:, 0].square(), squares)
+    outside = (outside & _per_sample(chosen, squares)).to(image.device)
     level = draw(rng, (batch, 1), -4.0, 2.0, image)
     colour = level + 0.4 * torch.randn((batch, channels), generator=rng).to(image)
     cut = torch.where(outside[:, None], _per_sample(colour, image), image)
