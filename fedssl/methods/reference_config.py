@@ -23,6 +23,9 @@ class ReferenceConfig(SemiSupervisedConfig, RetrievalConfig):
     mixed_from: Literal["pool", "bank", "both"] = Field(
         "both", description="references at mixed sites; of both, the label with more weight"
     )
+    cases_per_round: int = Field(
+        0, ge=0, description="unlabeled cases that a round labels and draws from; 0: all"
+    )
     lam_ref: float = Field(1.0, ge=0, description="weight of the loss on reference labels")
     lam_con: float = Field(1.0, ge=0, description="weight of the strong view's consistency")
     con_threshold: float = Field(

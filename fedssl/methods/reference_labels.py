@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from fedssl.functional.averaging import cpu_copy
 from fedssl.functional.labels import foreground_targets, label_from_foreground
 from fedssl.methods.base import LocalSetup, TrainingData
 from fedssl.methods.reference_bank import ReceivedBank, unpack_bank
+from fedssl.methods.reference_config import ReferenceConfig
 from fedssl.methods.reference_sources import pool_of, references_of
 from fedssl.methods.retrieval import Look, Proposal, RetrievalConfig, look_at, propose
 from fedssl.methods.teacher import evaluating
@@ -33,7 +35,7 @@ class CachedLabels:
     with the weights of round t (the anchor) or not at all.
     """
 
-    def __init__(self, setup: LocalSetup, config: RetrievalConfig) -> None:
+    def __init__(self, setup: LocalSetup, config: ReferenceConfig) -> None:
         self._setup, self._config = setup, config
         self._weights: list[Tensor] = []
         self._skipped = 0.0
@@ -45,7 +47,10 @@ class CachedLabels:
         self._setup.memory.save("anchor", {**cpu_copy(download.weights), **stamp})
 
     def make(self, download: Download, data: TrainingData) -> None:
-        """Store `pseudo`, `trust` and `weight` of every unlabeled case, if a bank fits the anchor.
+        """Store `pseudo`, `trust` and `weight` of unlabeled cases, if a bank fits the anchor.
+
+        With `cases-per-round` it is so many of them, drawn anew in every round, and batches are
+        drawn from those.
 
         `pseudo` and `trust` (weight above 0) are [F, *S] uint8, `weight` is [1, *S] uint8 with 255
         for 1; a soft readout also keeps `soft` [K, *S] float16.
@@ -54,12 +59,22 @@ class CachedLabels:
         network = None if received is None else self._anchor(received, download)
         if received is None or network is None:
             self._skipped = 1.0
+            # A batch carries the same maps for all its cases: those of earlier rounds, or none.
+            data.keep_only([c for c in data.unlabeled if data.stored_maps(c)] or data.unlabeled)
             return
         references = references_of(received, self._setup, network, self._config, data)
-        for case in data.unlabeled:
+        data.keep_only(self._chosen(data))
+        for case in data.kept:
             look = look_at(self._setup, network, data.image(case), self._config)
             self._store(data, case, propose(look, references, self._config))
-        self.ready = bool(data.unlabeled)
+        self.ready = bool(data.kept)
+
+    def _chosen(self, data: TrainingData) -> Sequence[int]:
+        count, total = self._config.cases_per_round, len(data.unlabeled)
+        if not 0 < count < total:
+            return data.unlabeled
+        drawn = self._setup.rng.numpy.choice(total, count, replace=False)
+        return [data.unlabeled[position] for position in sorted(drawn.tolist())]
 
     def _anchor(self, received: ReceivedBank, download: Download) -> SegmentationModel | None:
         """Return the network that made the bank, or None if it is not here."""
