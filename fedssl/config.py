@@ -125,6 +125,7 @@ class RunConfig(_Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     local_steps: int = Field(10, ge=1, description="optimizer steps per site and round")
     batch_size: int = Field(8, ge=1)
+    loss: Literal["dice-ce", "dice", "ce"] = Field("dice-ce", description="with masks")
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(1e-3, ge=0)
     lr_schedule: Literal["constant", "poly"] = "constant"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fedssl.config import MethodConfig, RunConfig
+from fedssl.functional.losses import supervised_loss
 from fedssl.methods.payload import ArraySpec, Payload
 from fedssl.seeds import Rng
 from fedssl.types import (
@@ -115,6 +116,19 @@ class LocalSetup:
     rng: Rng
     device: torch.device
     role: Role
+
+    def supervised(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Return the loss of logits [B, O, *S] with masks [B, *S] int64, by the run's key `loss`.
+
+        For methods that have not published one of their own.
+        """
+        return supervised_loss(
+            logits,
+            label,
+            self.task.output,
+            dice_weight=float("dice" in self.run.loss),
+            ce_weight=float("ce" in self.run.loss.split("-")),
+        )
 
 
 @dataclass(frozen=True, slots=True)

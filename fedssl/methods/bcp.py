@@ -26,7 +26,7 @@ from typing_extensions import override
 from fedssl.functional.consistency import hard_label
 from fedssl.functional.denoising import largest_component
 from fedssl.functional.labels import foreground_probabilities, foreground_targets, repair_nesting
-from fedssl.functional.losses import masked_pixel_loss, masked_soft_dice, supervised_loss
+from fedssl.functional.losses import masked_pixel_loss, masked_soft_dice
 from fedssl.functional.mixing import fixed_box, paste
 from fedssl.methods.base import Method
 from fedssl.methods.fedavg import no_payload
@@ -85,7 +85,7 @@ class CopyPaste(StudentTeacher):
         box = self._box(batch.image)
         image = paste(box, batch.image.roll(1, 0), batch.image)
         label = paste(box[:, 0], batch.label.roll(1, 0), batch.label)
-        return supervised_loss(self.setup.model(image).logits, label, self.setup.task.output)
+        return self.setup.supervised(self.setup.model(image).logits, label)
 
     @override
     def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:

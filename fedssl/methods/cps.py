@@ -20,7 +20,6 @@ from typing_extensions import override
 
 from fedssl.config import RunConfig
 from fedssl.functional.consistency import hard_label, probabilities
-from fedssl.functional.losses import supervised_loss
 from fedssl.methods.base import LocalSetup, Method
 from fedssl.methods.fedavg import no_payload
 from fedssl.methods.joint import JointObjective
@@ -46,7 +45,7 @@ def build_two(run: RunConfig, task: Task) -> TwoNetworks:
 def supervise_both(setup: LocalSetup, batch: LabeledBatch) -> Tensor:
     """Return the sum of both networks' supervised losses."""
     logits = cast("TwoNetworks", setup.model).both(batch.image)
-    losses = [supervised_loss(z, batch.label, setup.task.output) for z in logits]
+    losses = [setup.supervised(z, batch.label) for z in logits]
     return torch.stack(losses).sum()
 
 

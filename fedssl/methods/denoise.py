@@ -26,7 +26,6 @@ from fedssl.functional.labels import foreground_probabilities
 from fedssl.functional.losses import (
     masked_pixel_loss,
     masked_soft_dice,
-    supervised_loss,
     trusted_pixels,
 )
 from fedssl.functional.schedules import linear_ramp
@@ -121,9 +120,8 @@ class PseudoLabels(LocalObjective):
     def training_step(
         self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None
     ) -> Losses:
-        model, output = self.setup.model, self.setup.task.output
         supervised = (
-            supervised_loss(model(labeled.image).logits, labeled.label, output)
+            self.setup.supervised(self.setup.model(labeled.image).logits, labeled.label)
             if labeled is not None
             else None
         )

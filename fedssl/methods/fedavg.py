@@ -20,7 +20,6 @@ from typing_extensions import override
 
 from fedssl.config import RunConfig
 from fedssl.functional.averaging import weighted_average
-from fedssl.functional.losses import supervised_loss
 from fedssl.methods.base import LocalObjective, Method, Payload, ServerRule, ServerSetup
 from fedssl.methods.server_optimizer import ServerOptimizer, ServerOptimizerConfig
 from fedssl.models import build_unet
@@ -44,7 +43,7 @@ class Supervised(LocalObjective):
     ) -> Losses:
         assert labeled is not None, "the engine gives labeled sites a labeled batch"
         logits = self.setup.model(labeled.image).logits
-        return Losses(supervised_loss(logits, labeled.label, self.setup.task.output))
+        return Losses(self.setup.supervised(logits, labeled.label))
 
 
 class FedAvgRule(ServerRule):

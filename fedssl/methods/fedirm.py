@@ -31,7 +31,6 @@ from fedssl.functional.consistency import (
     probabilities,
     relative_entropy,
 )
-from fedssl.functional.losses import supervised_loss
 from fedssl.functional.relation import class_relations, mean_relation, relation_distance
 from fedssl.methods.base import (
     ArraySpec,
@@ -107,7 +106,7 @@ class RelationMatching(StudentTeacher):
         rows, present = class_relations(logits.detach(), batch.label, temperature=temperature)
         self._sums += (rows * present[:, :, None]).sum(0)
         self._counts += present.sum(0)
-        return supervised_loss(logits, batch.label, self.setup.task.output)
+        return self.setup.supervised(logits, batch.label)
 
     @override
     def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:

@@ -13,7 +13,6 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from fedssl.functional.losses import supervised_loss
 from fedssl.functional.proximal import proximal_penalty
 from fedssl.methods.base import LocalObjective, LocalSetup, Method
 from fedssl.methods.fedavg import FedAvgConfig, FedAvgRule, accept, no_payload
@@ -48,7 +47,7 @@ class Proximal(LocalObjective):
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not self._received:
             self._received = [p.detach().clone() for p in parameters]
-        loss = supervised_loss(model(labeled.image).logits, labeled.label, self.setup.task.output)
+        loss = self.setup.supervised(model(labeled.image).logits, labeled.label)
         return Losses(loss + proximal_penalty(parameters, self._received, self._mu))
 
 

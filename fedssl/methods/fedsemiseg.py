@@ -27,7 +27,6 @@ from fedssl.config import RunConfig
 from fedssl.functional.averaging import weighted_average
 from fedssl.functional.consistency import foreground, hard_label, probabilities
 from fedssl.functional.contrast import foreground_contrast, masked_means, prototype_affinity
-from fedssl.functional.losses import supervised_loss
 from fedssl.methods.base import (
     ArraySpec,
     LocalSetup,
@@ -103,7 +102,7 @@ class AgreedLabels(JointObjective):
     def supervised(self, batch: LabeledBatch) -> Tensor:
         out = self.setup.model(batch.image)
         self._count(out, batch.label > 0)
-        return supervised_loss(out.logits, batch.label, self.setup.task.output)
+        return self.setup.supervised(out.logits, batch.label)
 
     @override
     def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fedssl.functional.losses import supervised_loss
 from fedssl.functional.proximal import proximal_penalty
 from fedssl.functional.schedules import sigmoid_ramp
 from fedssl.methods.base import LocalObjective, LocalSetup, TrainingData
@@ -81,7 +80,7 @@ class JointStep:
             labeled: batch with masks.
             unlabeled: batch without; it is passed over in phase 1.
             terms: unsupervised terms of a batch; none where nothing is to be learned from it.
-            supervised: loss of a labeled batch; Dice + cross entropy if None.
+            supervised: loss of a labeled batch; None: that of the key `loss`.
         """
         loss = None if labeled is None else (supervised or self.supervised)(labeled)
         found = terms(unlabeled) if self.joint and unlabeled is not None else []
@@ -100,9 +99,9 @@ class JointStep:
         return bool(gate.any())
 
     def supervised(self, batch: LabeledBatch) -> Tensor:
-        """Return Dice + cross entropy of a labeled batch."""
+        """Return the loss of a labeled batch, by the key `loss`."""
         logits = self._setup.model(batch.image).logits
-        return supervised_loss(logits, batch.label, self._setup.task.output)
+        return self._setup.supervised(logits, batch.label)
 
     def metrics(self) -> dict[str, float]:
         """Return the mean trusted share of pixels, if it was recorded."""
@@ -133,7 +132,7 @@ class JointObjective(LocalObjective):
         """Return the unsupervised terms of a batch in phase 2; none to skip it."""
 
     def supervised(self, batch: LabeledBatch) -> Tensor:
-        """Return the loss with masks: Dice + cross entropy unless a method has its own."""
+        """Return the loss with masks: by the key `loss`, unless a method has its own."""
         return self.step.supervised(batch)
 
     def prepare(self, download: Download, data: TrainingData) -> None:

@@ -27,7 +27,6 @@ from fedssl.functional.consistency import (
     mutual_sharpening,
     probabilities,
 )
-from fedssl.functional.losses import supervised_loss
 from fedssl.methods.base import LocalSetup, Method
 from fedssl.methods.fedavg import no_payload
 from fedssl.methods.joint import JointObjective, JointStep
@@ -86,7 +85,7 @@ class MutualConsistency(JointObjective):
             logits = self._decoded(batch.image)
             if self.step.joint and self._config.scope == "all":
                 agreement.append(self._term("agreement-labeled", logits, batch.image))
-            losses = [supervised_loss(z, batch.label, self.setup.task.output) for z in logits]
+            losses = [self.setup.supervised(z, batch.label) for z in logits]
             return 0.5 * torch.stack(losses).sum()
 
         losses = self.step.losses(labeled, unlabeled, self.terms, supervised)

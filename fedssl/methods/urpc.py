@@ -28,7 +28,6 @@ from fedssl.functional.consistency import (
     probabilities,
     rectified_consistency,
 )
-from fedssl.functional.losses import supervised_loss
 from fedssl.methods.base import Method
 from fedssl.methods.fedavg import no_payload
 from fedssl.methods.joint import JointObjective
@@ -68,8 +67,7 @@ class Pyramid(JointObjective):
     @override
     def supervised(self, batch: LabeledBatch) -> Tensor:
         logits = cast("PyramidUNet", self.setup.model).scales(batch.image)
-        output = self.setup.task.output
-        return torch.stack([supervised_loss(z, batch.label, output) for z in logits]).mean()
+        return torch.stack([self.setup.supervised(z, batch.label) for z in logits]).mean()
 
     @override
     def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
