@@ -181,7 +181,7 @@ def _train(site: SiteRuntime, objective: LocalObjective, download: Download) -> 
     recipe = own or _by_keys(run, list(parameters.values()), lr)
     optimizer = recipe.optimizer
     key = f"optimizer-{download.stage}"
-    if not run.reset_optimizer:
+    if own is None and not run.reset_optimizer:
         _restore(optimizer, list(parameters), site.memory.load(key) or {})
     site.model.train()
     log = _LossLog()
@@ -201,7 +201,7 @@ def _train(site: SiteRuntime, objective: LocalObjective, download: Download) -> 
     means = log.means(site.name, download)
     state = _optimizer_state(optimizer, list(parameters))
     # A state that overflowed in the last step would spoil every later round of this site.
-    if state and not run.reset_optimizer and all_finite(state):
+    if own is None and state and not run.reset_optimizer and all_finite(state):
         site.memory.save(key, state)
     return means
 

@@ -88,7 +88,7 @@ def reference_bank(
     valid = ((labels >= 0) & (labels < num_classes)).nonzero()[:, 0]
     image = image_index.unique(return_inverse=True)[1]
     images = int(image.max()) + 1 if len(image) else 0
-    kept = valid[_at_most((labels * images + image)[valid], cap_per_image_class, generator)]
+    kept = valid[_at_most((labels.long() * images + image)[valid], cap_per_image_class, generator)]
     kept = kept[_at_most(labels[kept], cap_per_class, generator)]
     banks = []
     for c in range(num_classes):

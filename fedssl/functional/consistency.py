@@ -54,10 +54,14 @@ def hard_label(prob: Float[Tensor, "B O *S"], output: Output) -> UInt8[Tensor, "
 
 
 def confidence(prob: Float[Tensor, "B O *S"], output: Output) -> Float[Tensor, "B M *S"]:
-    """Return the probability of the hard label: the largest one, or per class max(p, 1 - p)."""
+    """Return the probability of `hard_label`: the largest one, or per class p or 1 - p.
+
+    Nested: where an inner class is likely but one around it is not, the label has neither, and the
+    confidence in that is low.
+    """
     if output == Output.EXCLUSIVE:
         return prob.amax(1, keepdim=True)
-    return torch.maximum(prob, 1 - prob)
+    return torch.where(hard_label(prob, output) != 0, prob, 1 - prob)
 
 
 def relative_entropy(prob: Float[Tensor, "B O *S"], output: Output) -> Float[Tensor, "B M *S"]:

@@ -131,10 +131,20 @@ def _similarities(
 ) -> Iterator[Float[Tensor, "n M"]]:
     # The finer of both dtypes: a bank travels in half precision.
     dtype = torch.promote_types(torch.float32, torch.promote_types(queries.dtype, bank.dtype))
-    reference = nnf.normalize(bank.to(dtype), dim=1).T
+    reference = _unit(bank.to(dtype))
+    # A matrix product may round equal columns differently, and their tie would be lost.
+    rows, place = reference.unique(dim=0, return_inverse=True)
+    repeated = len(rows) < len(reference)
     for part in queries.split(chunk):
-        similarity = nnf.normalize(part.to(dtype), dim=1) @ reference
+        similarity = _unit(part.to(dtype)) @ (rows if repeated else reference).T
+        similarity = similarity[:, place] if repeated else similarity
         yield similarity if bias is None else similarity + bias.to(similarity.dtype)
+
+
+def _unit(rows: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
+    """Return rows of length 1, or 0; scaled by powers of 2 first, which rounds nothing."""
+    exponent = torch.frexp(rows.abs().amax(1, keepdim=True)).exponent
+    return nnf.normalize(torch.ldexp(rows, -exponent), dim=1)
 
 
 def _class_distances(

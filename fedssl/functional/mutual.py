@@ -36,7 +36,8 @@ class TeacherView:
     Args:
         entropy: entropy of the softmax, in nats.
         label: pseudo-label, the most probable class.
-        reliability: agreement of feature similarity and probability, in [0, 1].
+        reliability: agreement of feature similarity and probability, in [0, 1] for features that
+            are not negative, as after a ReLU; down to -3 where a cosine is negative.
     """
 
     entropy: Float[Tensor, " b *S"]

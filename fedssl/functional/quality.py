@@ -111,9 +111,14 @@ class CorrelationSums:
         return CorrelationSums(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def pearson(self) -> float:
-        """Return the correlation in [-1, 1]; 0 where a score does not vary or nothing was added."""
+        """Return the correlation in [-1, 1]; 0 where a score does not vary or nothing was added.
+
+        It is NaN where a score is not finite.
+        """
         if self.n == 0:
             return 0.0
+        if not all(map(math.isfinite, astuple(self))):
+            return math.nan
         mean_x, mean_y = self.sum_x / self.n, self.sum_y / self.n
         variance_x = self.sum_xx / self.n - mean_x**2
         variance_y = self.sum_yy / self.n - mean_y**2
@@ -138,5 +143,7 @@ def gate(
             they agree, the predictor judges the mask's shape and does not look at the image.
         min_correlation: `normal` must correlate more than this.
         max_blackout: `blackout` must correlate less than this.
+
+    A score that is not finite fails.
     """
     return normal.pearson() > min_correlation and blackout.pearson() < max_blackout

@@ -135,6 +135,8 @@ class LocalSetup:
 class Recipe:
     """How one stage is trained where that is not for the run's keys to say.
 
+    Its optimizer starts anew in every stage.
+
     Args:
         optimizer: over the parameters that were handed in; its learning rate stays as it is.
         steps: optimizer steps.

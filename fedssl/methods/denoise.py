@@ -50,6 +50,7 @@ from fedssl.methods.extras import (
     unpack_teachers,
 )
 from fedssl.methods.relabel import Relabeler
+from fedssl.methods.ssl_rule import learned_nothing
 from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts
 from fedssl.roster import counts_as_labeled
@@ -244,6 +245,7 @@ class DenoiseRule(ServerRule):
         share = num_labeled / (num_labeled + sum(counts)) if num_labeled else 0.0
         if self._config.weigh_unlabeled_by == "sites":
             counts = [1.0] * len(uploads)
+        counts = [0.0 if learned_nothing(u) else n for u, n in zip(uploads, counts, strict=True)]
         if self._config.weight_by_retained:
             shares = [min(max(u.metrics.get("retained", 0.0), 0.0), 1.0) for u in uploads]
             counts = [n * share for n, share in zip(counts, shares, strict=True)]

@@ -27,6 +27,7 @@ from fedssl.config import RunConfig
 from fedssl.functional.averaging import weighted_average
 from fedssl.functional.consistency import foreground, hard_label, probabilities
 from fedssl.functional.contrast import foreground_contrast, masked_means, prototype_affinity
+from fedssl.functional.losses import trusted_pixels
 from fedssl.methods.base import (
     ArraySpec,
     LocalSetup,
@@ -108,7 +109,7 @@ class AgreedLabels(JointObjective):
     def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
         output, weak = self.setup.task.output, batch.views["weak"].image
         label, agreed = self._agreement(weak)
-        if not self.step.trust(agreed):
+        if not self.step.trust(trusted_pixels(agreed, output)):
             return []
         out = self.setup.model(batch.views["strong"].image)
         found = ((label != 0) & agreed).any(1)

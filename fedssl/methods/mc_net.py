@@ -13,6 +13,7 @@ transposed, nearest and linear upsampling; ramp and aggregation are `ssl_rule`'s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, cast
 
 import torch
@@ -89,7 +90,8 @@ class MutualConsistency(JointObjective):
             return 0.5 * torch.stack(losses).sum()
 
         losses = self.step.losses(labeled, unlabeled, self.terms, supervised)
-        return Losses(losses.supervised, [*agreement, *losses.unsupervised])
+        terms = [*agreement, *losses.unsupervised]
+        return Losses(losses.supervised, _mean_over_all(terms))
 
     @override
     def terms(self, batch: UnlabeledBatch) -> Sequence[Term]:
@@ -113,6 +115,12 @@ class MutualConsistency(JointObjective):
             pseudo_mask=hard_label(mean.detach(), output),
             student_prob=foreground(mean, output),
         )
+
+
+def _mean_over_all(terms: Sequence[Term]) -> list[Term]:
+    """Return terms whose sum is one mean over the samples of all of them."""
+    total = sum(len(term.numerator) for term in terms)
+    return [replace(t, scale=t.scale * len(t.numerator) / total) for t in terms]
 
 
 METHOD = Method(

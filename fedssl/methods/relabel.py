@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fedssl.functional import denoising as dn
 from fedssl.functional.labels import foreground_targets
+from fedssl.functional.losses import trusted_pixels
 from fedssl.functional.passes import stochastic_statistics
 from fedssl.functional.shares import probability_counts, share_threshold
 from fedssl.functional.views import look, undo
@@ -232,10 +233,12 @@ class Relabeler:
     def _retained(self, data: TrainingData) -> Tensor:
         if not data.unlabeled:
             return torch.zeros(0, self._setup.task.num_classes - 1)
-        fractions = [
-            dn.retained_fraction(torch.from_numpy(np.array(data.stored_maps(c)["trust"]))[None])
-            for c in data.unlabeled
-        ]
+        fractions = []
+        for case in data.unlabeled:
+            trust = torch.from_numpy(np.array(data.stored_maps(case)["trust"]))[None]
+            # What is trained on: of exclusive classes, pixels that all of them trust.
+            kept = trusted_pixels(trust, self._setup.task.output).expand_as(trust)
+            fractions.append(dn.retained_fraction(kept))
         return torch.stack(fractions)
 
 

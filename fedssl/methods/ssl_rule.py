@@ -42,6 +42,7 @@ __all__ = [
     "WarmupRule",
     "capped",
     "check_warmup",
+    "learned_nothing",
     "sample_weights",
 ]
 
@@ -133,8 +134,8 @@ def sample_weights(
 ) -> list[float]:
     """Return each upload's weight: labeled samples, or alpha times an unlabeled site's samples.
 
-    An unlabeled site that trusted no pixel has learned nothing and weighs nothing; with it, the
-    received weights would dilute what others learned.
+    An unlabeled site that trusted no pixel or skipped every step has learned nothing and weighs
+    nothing; with it, the received weights would dilute what others learned.
 
     Args:
         uploads: of one stage.
@@ -170,7 +171,14 @@ def capped(uploads: Sequence[Upload], weights: Sequence[float], share: float) ->
     return [w * factor if u else w for w, u in zip(weights, unlabeled, strict=True)]
 
 
+def learned_nothing(upload: Upload) -> bool:
+    """Whether a site skipped every step of a stage: its weights are those that it received."""
+    return upload.metrics.get("steps_skipped", 0.0) > 0 and "loss" not in upload.metrics
+
+
 def _share(upload: Upload, by_trusted: bool) -> float:
+    if learned_nothing(upload):
+        return 0.0
     # A share, whatever a site reports: none can weigh more than its samples.
     trusted = min(max(upload.metrics.get("trusted", 1.0), 0.0), 1.0)
     return trusted if by_trusted else float(trusted > 0)

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from scripted_site import Bench, crooked, sum_of_all
+from scripted_site import Bench, Scripted, crooked, sum_of_all
+
+from fedssl.methods.base import Recipe
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,17 @@ def test_a_reset_optimizer_begins_anew(tmp_path: Path):
     assert torch.equal(new.weights["head"], fresh.weights["head"])
     assert not torch.equal(old.weights["head"], fresh.weights["head"])
     assert not [p for p in reset.folder.iterdir() if "optimizer" in p.name]
+
+
+def test_the_optimizer_of_a_recipe_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    adam = torch.optim.Adam
+    monkeypatch.setattr(Scripted, "recipe", lambda _, found: Recipe(adam(found, 0.1), 2))
+    bench, weights = Bench(tmp_path / "own"), {"head": torch.tensor([2.0])}
+    bench.run(crooked)
+    again = bench.run(crooked, round_=1, weights=weights)
+    fresh = Bench(tmp_path / "fresh").run(crooked, round_=1, weights=weights)
+    assert torch.equal(again.weights["head"], fresh.weights["head"])
+    assert not [p for p in bench.folder.iterdir() if "optimizer" in p.name]
 
 
 def test_each_parameter_gets_its_own_state_back_whatever_else_is_trained(tmp_path: Path):

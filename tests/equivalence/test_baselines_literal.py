@@ -158,6 +158,17 @@ def test_mc_net(bench, output, decoders):
 
 
 @ENCODINGS
+def test_mc_net_of_a_mixed_site_is_one_mean_over_all_images(bench, output):
+    x, y = (bench("mc_net", Role.MIXED, output=output) for _ in range(2))
+    x.begin()
+    y.begin()
+    labeled, unlabeled = x.batches.next_labeled(), x.batches.next_unlabeled()
+    images = torch.cat([labeled.image, unlabeled.views["weak"].image])
+    whole = replace(unlabeled, views={"weak": replace(unlabeled.views["weak"], image=images)})
+    close(value(x.step(labeled, unlabeled)), value(y.step(None, whole)))
+
+
+@ENCODINGS
 def test_urpc_of_one_image(bench, output):
     x = bench("urpc", output=output, weight=1.0, scales=2)
     x.begin()

@@ -139,6 +139,16 @@ def test_fedsemiseg_learns_what_two_models_agree_on(semiseg):
 
 
 @BOTH
+def test_fedsemiseg_reports_the_share_of_pixels_that_it_learns_from(semiseg):
+    x, _, _, agreed, _, _ = semiseg
+    same = [bit for rows in agreed for pixel in rows for bit in pixel]
+    if x.task.output == Output.EXCLUSIVE:
+        same = [all(pixel) for rows in agreed for pixel in rows]
+    assert 0 < sum(same) < len(same)
+    assert x.objective.metrics()["trusted"] == pytest.approx(sum(same) / len(same))
+
+
+@BOTH
 def test_fedsemiseg_contrasts_agreed_foreground_with_the_bank(semiseg):
     _, out, own, agreed, bank, terms = semiseg
     losses = []

@@ -249,3 +249,14 @@ def test_grids_never_upsample_and_work_in_3d():
 def test_a_map_as_small_as_the_grid_keeps_its_labels():
     label = torch.randint(0, 4, (2, 6, 6), generator=rng())
     assert torch.equal(grid_labels(label, 64, 4), label)
+
+
+def test_narrow_labels_do_not_overflow():
+    features = torch.randn(3000, 4, generator=rng())
+    labels, image = torch.arange(3000) % 3, torch.arange(3000) // 30
+    wide, narrow = (
+        reference_bank(features, own, image, 3, cap_per_image_class=1, generator=rng())
+        for own in (labels, labels.to(torch.int8))
+    )
+    assert torch.equal(wide.counts, narrow.counts)
+    assert torch.equal(wide.vectors, narrow.vectors)

@@ -40,6 +40,8 @@ def test_a_uniform_pixel_has_relative_entropy_one_and_a_sure_one_zero():
 def test_confidence_is_the_probability_of_the_label():
     assert confidence(pixel(0.2, 0.5, 0.3), EXCLUSIVE).flatten().tolist() == [0.5]
     assert confidence(pixel(0.75, 0.125), NESTED).flatten().tolist() == [0.75, 0.875]
+    # The label has no inner class where the one around it is missing.
+    assert confidence(pixel(0.25, 0.875), NESTED).flatten().tolist() == [0.75, 0.125]
 
 
 def test_a_nested_label_never_lies_outside_the_class_around_it():

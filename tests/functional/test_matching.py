@@ -142,6 +142,33 @@ def test_references_as_near_as_the_kth_all_count_in_any_order(query):
         assert soft.tolist() == [[0.0, 0.0, 0.5, 0.5]]
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 64])
+def test_a_reference_that_is_there_twice_ties_with_itself(chunk):
+    # A matrix product may round equal columns, and rows of small chunks, differently.
+    generator = torch.Generator().manual_seed(0)
+    queries, bank = (torch.randn(n, 17, generator=generator) for n in (40, 12))
+    twice, labels = torch.cat([bank, bank]), torch.arange(24) // 12
+    order = torch.randperm(24, generator=generator)
+    for k in (1, 3):
+        one = match(queries, twice, labels, 2, k=k, chunk=chunk)
+        other = match(queries, twice[order], labels[order], 2, k=k)
+        assert one.label.tolist() == other.label.tolist() == [0] * 40
+        assert max(one.weight.max().item(), other.weight.max().item()) < 1e-6
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-13, 1e20, 1e30])
+def test_lengths_beyond_the_range_of_squares_do_not_matter(factor):
+    query = torch.tensor([[0.0, 1.0]])
+    usual = match(query, torch.eye(2), torch.tensor([0, 1]), 2)
+    assert usual.label.item() == 1
+    for found in (
+        match(query * factor, torch.eye(2), torch.tensor([0, 1]), 2),
+        match(query, torch.eye(2) * factor, torch.tensor([0, 1]), 2),
+    ):
+        assert found.label.item() == 1
+        assert found.weight.item() == pytest.approx(usual.weight.item(), abs=1e-6)
+
+
 def test_a_tie_of_one_query_leaves_the_others_their_k():
     bank = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     queries = torch.tensor([[1.0, 0.0], [0.1, 1.0]])

@@ -123,6 +123,17 @@ def test_the_gate_wants_agreement_with_the_truth_and_a_look_at_the_image(normal,
     assert gate(correlated(normal), correlated(blackout)) is open_
 
 
+def test_the_gate_stays_shut_for_a_predictor_that_says_nan():
+    broken = CorrelationSums.of(torch.tensor([math.nan, 0.5, 0.3]), torch.tensor([0.1, 0.2, 0.9]))
+    assert math.isnan(broken.pearson())
+    for normal, blackout in (
+        (broken, broken),
+        (broken, correlated(0.2)),
+        (correlated(0.9), broken),
+    ):
+        assert not gate(normal, blackout, max_blackout=1.01)
+
+
 def test_the_gate_stays_shut_for_a_predictor_that_says_one_number():
     constant = CorrelationSums.of(torch.full((9,), 0.8), torch.linspace(0, 1, 9))
     assert not gate(constant, constant)

@@ -28,6 +28,9 @@ def test_the_score_is_the_soft_dice_by_hand():
     soft, score = soften(mask, truth, np.random.default_rng(0), largest_sigma=0.0)
     np.testing.assert_array_equal(soft, mask)
     assert score == (0.5,)
+    again = soften(255 * mask, 255 * truth, np.random.default_rng(0), largest_sigma=0.0)
+    np.testing.assert_array_equal(again[0], mask)
+    assert again[1] == score
 
 
 def test_nothing_against_nothing_is_perfect():

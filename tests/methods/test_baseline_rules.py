@@ -112,6 +112,9 @@ def test_published_averages_are_not_cut(method):
 def test_a_site_weighs_its_trusted_share_if_asked_and_nothing_if_that_is_zero():
     half, none = upload("u", 0, {"trusted": 0.5}), upload("u", 0, {"trusted": 0.0})
     assert sample_weights([half, none], 0.5, by_trusted=True) == [10, 0]
+    idle = upload("u", 0, {"steps_skipped": 10.0})  # e.g. no image is good enough for its guide
+    busy = upload("u", 0, {"steps_skipped": 9.0, "loss": 0.1})
+    assert sample_weights([idle, busy], 0.5) == [0, 20]
     assert sample_weights([half, none, upload("u", 0)], 0.5) == [20, 0, 20]
     assert sample_weights([upload("m", 0), half], 0.5, uniform=True) == [1, 0.5]
 
@@ -128,7 +131,7 @@ def test_a_site_cannot_report_its_way_to_another_weight():
 
 def test_fed_consist_adds_changes_weighted_by_steps_and_importance():
     r = rule("fed_consist", warmup_rounds=0, unlabeled_weight=0.25)
-    skipped = {"steps_skipped": 1.0}  # one of two steps
+    skipped = {"steps_skipped": 1.0, "loss": 0.1}  # one of two steps
     value = merged(r, 5, upload("a", 4), upload("u", 8, skipped), before=2)
     # n = 2, 1 of 3 steps: 2 + 2/3 (4 - 2) + 1/3 0.25 (8 - 2)
     assert value == pytest.approx(2 + 4 / 3 + 0.5)

@@ -28,7 +28,7 @@ def soften(
         largest_sigma: in pixels of a 224 x 224 image.
     """
     sigma = rng.uniform(0.0, largest_sigma) * scale_of(masks[0])
-    soft = np.stack([ndimage.gaussian_filter(m.astype(np.float32), sigma) for m in masks])
+    soft = np.stack([ndimage.gaussian_filter((m != 0).astype(np.float32), sigma) for m in masks])
     target = (truth != 0).astype(np.float32)
     total = (soft + target).sum((1, 2), dtype=np.float64)
     overlap = (soft * target).sum((1, 2), dtype=np.float64)

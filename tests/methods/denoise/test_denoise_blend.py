@@ -82,6 +82,17 @@ def test_unlabeled_sites_may_be_weighed_by_what_they_retain():
     assert torch.equal(merged(keys, none)["w"], merged({"denoise.mu": 1.0}, UPLOADS)["w"])
 
 
+def test_a_site_that_skipped_every_step_does_not_dilute_the_average():
+    a, b, c = (u.weights["w"].double() for u in UPLOADS[:3])
+    idle, busy = {"steps_skipped": 10.0}, {"steps_skipped": 9.0, "loss": 0.3}
+    uploads = [*UPLOADS[:2], replace(UPLOADS[2], metrics=busy), replace(UPLOADS[3], metrics=idle)]
+    keys = {"denoise.mu": 0.6}
+    expected = 0.6 * (a + 2 * b) / 3 + 0.4 * c
+    torch.testing.assert_close(merged(keys, uploads)["w"], expected.float())
+    none = [*UPLOADS[:2], *(replace(u, metrics=idle) for u in UPLOADS[2:])]
+    assert torch.equal(merged(keys, none)["w"], merged({"denoise.mu": 1.0}, UPLOADS)["w"])
+
+
 @pytest.mark.parametrize("retained", [-3.0, 7.0])
 def test_a_site_cannot_report_its_way_to_another_weight(retained: float):
     keys = {"denoise.mu": 0.6, "denoise.weight-by-retained": True}
