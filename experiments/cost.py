@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from experiments.finished import read_results
 from experiments.grid import Job
+from fedssl.errors import DataError
 
 __all__ = ["estimate", "known_seconds"]
 
@@ -21,9 +23,10 @@ def known_seconds(out: Path) -> dict[str, float]:
     collected: dict[str, list[float]] = defaultdict(list)
     for path in sorted(out.glob("**/seed*/results.json")):
         set_, experiment, *_ = path.relative_to(out).parts
-        seconds = float(json.loads(path.read_text(encoding="utf-8"))["wall_seconds"])
-        collected[set_].append(seconds)
-        collected[f"{set_}/{experiment}"].append(seconds)
+        with contextlib.suppress(DataError):  # a damaged one says nothing, and is run again
+            seconds = float(read_results(path)["wall_seconds"])
+            collected[set_].append(seconds)
+            collected[f"{set_}/{experiment}"].append(seconds)
     return {name: sum(values) / len(values) for name, values in collected.items()}
 
 

@@ -13,7 +13,7 @@ from fedssl.cli.options import flat_keys, read_tables
 from fedssl.config import Scalar, SplitConfig
 from fedssl.errors import ConfigError
 
-__all__ = ["Job", "is_experiment", "jobs_of"]
+__all__ = ["Job", "is_experiment", "jobs_of", "matches"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,19 @@ def jobs_of(path: Path, seeds: Sequence[int], *, all_folds: bool = False) -> lis
     ]
 
 
+def matches(job: Job, part: str) -> bool:
+    """Return whether a job's name has this part; '' is in every name.
+
+    Args:
+        job: a run.
+        part: set, experiment, `key=value` or whole grid point, `fold<j>`, `seed<k>`; values as in
+            the file or as in the name.
+    """
+    parts = job.name.split("/")
+    wanted = _slug(part)
+    return not part or any({part, wanted} & {whole, *whole.split(",")} for whole in parts)
+
+
 def _folds(base: Mapping[str, Scalar]) -> Iterator[tuple[list[str], dict[str, Scalar]]]:
     """Yield a folder name (or none, for the file's own fold) and the key of each fold."""
     split = SplitConfig.model_validate(
@@ -89,5 +102,10 @@ def _points(
     """Yield a folder name (or none, without a grid) and the values of each combination."""
     for combination in itertools.product(*grid.values()):
         values = dict(zip(grid, combination, strict=True))
-        slugs = [f"{k}={re.sub(r'[^A-Za-z0-9_.+-]', '+', str(v))}" for k, v in values.items()]
+        slugs = [f"{key}={_slug(str(value))}" for key, value in values.items()]
         yield ([",".join(slugs)] if slugs else []), values
+
+
+def _slug(text: str) -> str:
+    key, equals, value = text.rpartition("=")
+    return f"{key}{equals}{re.sub(r'[^A-Za-z0-9_.+-]', '+', value)}"

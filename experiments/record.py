@@ -18,26 +18,18 @@ from typing import Annotated, Any
 import typer
 
 from experiments.finished import RECORDS, Place, read_records, read_run, run_folders
-from fedssl.cli.options import friendly_errors, read_experiment
-from fedssl.config import RunConfig, Scalar, flatten
-from fedssl.errors import ConfigError, DataError
+from experiments.keys import ROOT, own_keys
+from fedssl.cli.options import friendly_errors
 from fedssl.memory import write_atomically
-from fedssl.methods import load_config
 
-__all__ = ["ROOT", "commit", "cpu", "main"]
-
-ROOT = Path(__file__).resolve().parents[1]
-"""The repository."""
-
-_OF_A_MACHINE = frozenset({"out", "cache-dir", "data-root", "resume", "tracking"})
-"""Keys that decide where a run's files are, and nothing that it computes."""
+__all__ = ["commit", "cpu", "main"]
 
 
 def main(
     runs: Annotated[Path, typer.Argument(help="Results folder of experiments.run.")],
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = RECORDS,
 ) -> None:
-    """Record every finished run; one that is recorded with the same weights stays as it is."""
+    """Record every finished run; one that is recorded with the same results stays as it is."""
     with friendly_errors():
         by_set: dict[str, dict[Place, Path]] = defaultdict(dict)
         for place, folder in run_folders(runs).items():
@@ -75,12 +67,12 @@ def _record_set(out: Path, set_: str, folders: dict[Place, Path]) -> tuple[int, 
     new = replaced = 0
     for place, folder in folders.items():
         record = {**_record(place, folder), **stamp}
-        ours, theirs = _digest(record), _digest(records.get(place))
-        if ours == theirs:
+        before = records.get(place)
+        if before is not None and _found(before) == _found(record):
             continue
-        if theirs:
-            typer.echo(f"replaced {place.name}: {theirs[:12]} before, {ours[:12]} now")
-        new, replaced = (new, replaced + 1) if theirs else (new + 1, replaced)
+        if before is not None:
+            typer.echo(f"replaced {place.name}: {_digest(before)} before, {_digest(record)} now")
+        new, replaced = (new + 1, replaced) if before is None else (new, replaced + 1)
         records[place] = record
     if new or replaced:
         lines = [_line(record) for _, record in sorted(records.items())]
@@ -89,46 +81,27 @@ def _record_set(out: Path, set_: str, folders: dict[Place, Path]) -> tuple[int, 
 
 
 def _record(place: Place, folder: Path) -> dict[str, Any]:
-    results, cases = read_run(folder)
+    run = read_run(folder)
     return {
         **dict(zip(Place._fields[1:], place[1:], strict=True)),
-        "config": _own_keys(folder / "config.toml"),
-        "results": results,
-        "cases": cases,
+        "config": own_keys(folder / "config.toml"),
+        "results": run.results,
+        "cases": run.cases,
     }
 
 
-def _digest(record: dict[str, Any] | None) -> str:
-    return str(record["results"]["weights_sha256"]) if record else ""
+def _found(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run found, without how long it took and where it was recorded."""
+    results = {k: v for k, v in record["results"].items() if k != "wall_seconds"}
+    return {"config": record["config"], "results": results, "cases": record["cases"]}
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return str(record["results"]["weights_sha256"])[:12]
 
 
 def _line(record: dict[str, Any]) -> str:
     return json.dumps(record, separators=(",", ":")) + "\n"
-
-
-def _own_keys(path: Path) -> dict[str, Scalar]:
-    """Return the keys of a run's configuration that differ from the defaults."""
-    if not path.is_file():
-        raise DataError(f"{path} is missing, so the run cannot be recorded. Run it again.")
-    flat = read_experiment(path)
-    try:
-        defaults = flatten(load_config({"method": flat.get("method", "")}))
-    except ConfigError as error:
-        raise DataError(f"{path} is of another version of fedssl: {error}") from None
-    defaults["method"] = RunConfig().method
-    return {
-        key: _portable(value)
-        for key, value in flat.items()
-        if key not in _OF_A_MACHINE and value != defaults.get(key)
-    }
-
-
-def _portable(value: Scalar) -> Scalar:
-    """Return a path relative to the repository; of one outside, only the name."""
-    if not isinstance(value, str) or not Path(value).is_absolute():
-        return value
-    path = Path(value)
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
 def _git(*arguments: str) -> str:

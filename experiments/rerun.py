@@ -19,7 +19,8 @@ from typing import Annotated, Any
 import typer
 
 from experiments.finished import RECORDS, read_records
-from experiments.record import ROOT, commit, cpu
+from experiments.keys import ROOT
+from experiments.record import commit, cpu
 from fedssl.cli.options import SetOption, friendly_errors, read_experiment
 from fedssl.config import Scalar, parse_assignments
 from fedssl.errors import CheckpointError, ConfigError, did_you_mean

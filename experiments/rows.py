@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.finished import Cases, finished_runs
+from fedssl.config import Scalar
 
 __all__ = ["Row", "Run", "load_rows", "paired_interval"]
 
@@ -33,6 +34,7 @@ class Row:
         point: grid point, e.g. `labeled-sites=hrf`; '' without a grid.
         results: `results.json` by run.
         cases: run -> site -> case -> mean Dice over classes.
+        configs: keys that differ from the defaults, by run.
     """
 
     set: str
@@ -40,6 +42,13 @@ class Row:
     point: str
     results: dict[Run, dict[str, Any]] = field(default_factory=dict)
     cases: dict[Run, Cases] = field(default_factory=dict)
+    configs: dict[Run, Mapping[str, Scalar]] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The keys and values of the grid point, as they are spelled in its name."""
+        pairs = [part.rpartition("=") for part in self.point.split(",") if part]
+        return {key: value for key, _, value in pairs}
 
     @property
     def seeds(self) -> list[int]:
@@ -48,22 +57,41 @@ class Row:
 
     @property
     def amount(self) -> str:
-        """How many seeds, and how many runs where folds are pooled."""
-        folds = {run.fold for run in self.results}
-        pooled = f" ({len(self.results)} folds)" if len(folds) > 1 else ""
-        return f"{len(self.seeds)}{pooled}"
+        """How many seeds, and how many folds are pooled where it is more than one."""
+        folds = len({run.fold for run in self.results})
+        whole = len(self.results) == folds * len(self.seeds)
+        pooled = f" ({folds} folds)" if whole else f" ({len(self.results)} runs of {folds} folds)"
+        return f"{len(self.seeds)}{pooled if folds > 1 else ''}"
 
-    def sites(self, role: str) -> list[str]:
-        """Return the sites of a role."""
-        first = next(iter(self.results.values()))
-        return [name for name, site in first["sites"].items() if site["role"] == role]
+    def scored(self) -> list[str]:
+        """Return the sites that a table is about: unlabeled, else mixed, else labeled ones.
 
-    def per_seed(self, metric: str, sites: Sequence[str]) -> list[float]:
-        """Return one mean over sites and classes per seed; sites without masks are left out."""
+        Sites without masks have no score and are left out.
+        """
+        first = next(iter(self.results.values()))["sites"]
+        scored = {
+            role: [s for s, entry in first.items() if entry["role"] == role and _scores(entry)]
+            for role in ("unlabeled", "mixed", "labeled")
+        }
+        return next((names for names in scored.values() if names), [])
+
+    def classes(self, site: str) -> list[str]:
+        """Return the foreground classes that were scored at a site."""
+        found = [r["sites"][site]["dice"] for r in self.results.values() if site in r["sites"]]
+        return list(dict.fromkeys(name for dice in found for name in dice))
+
+    def per_seed(self, metric: str, sites: Sequence[str], class_: str = "") -> list[float]:
+        """Return one mean over sites and classes per seed; sites without masks are left out.
+
+        Args:
+            metric: `dice`, `hd95` or `assd`.
+            sites: which sites.
+            class_: this class only; '' for all.
+        """
         means = []
         for seed in self.seeds:
             results = [result for run, result in self.results.items() if run.seed == seed]
-            known = [v for s in sites if (v := _pooled(metric, s, results)) is not None]
+            known = [v for s in sites if (v := _pooled(metric, s, results, class_)) is not None]
             if known:
                 means.append(sum(known) / len(known))
         return means
@@ -115,7 +143,7 @@ def load_rows(*roots: Path) -> list[Row]:
         key = (place.set, place.experiment, place.point)
         row = rows.setdefault(key, Row(*key))
         run = Run(place.seed, place.fold)
-        row.results[run], row.cases[run] = found[place]
+        row.results[run], row.cases[run], row.configs[run] = found[place]
     return list(rows.values())
 
 
@@ -142,10 +170,17 @@ def paired_interval(
     return float(np.mean([d.mean() for d in differences])), float(low), float(high)
 
 
-def _pooled(metric: str, site: str, results: Sequence[Mapping[str, Any]]) -> float | None:
+def _scores(entry: Mapping[str, Any]) -> bool:
+    return _mean(entry["dice"].values()) is not None
+
+
+def _pooled(
+    metric: str, site: str, results: Sequence[Mapping[str, Any]], class_: str
+) -> float | None:
     """Return a site's mean over classes and over the test cases of all folds."""
     entries = [result["sites"][site] for result in results if site in result["sites"]]
-    means = [(_mean(entry[metric].values()), entry["cases"]) for entry in entries]
+    values = [[v for c, v in e[metric].items() if class_ in ("", c)] for e in entries]
+    means = [(_mean(v), e["cases"]) for v, e in zip(values, entries, strict=True)]
     known = [(value, cases) for value, cases in means if value is not None]
     total = sum(cases for _, cases in known)
     return sum(value * cases for value, cases in known) / total if total else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -22,7 +23,8 @@ from typing import Annotated
 import typer
 
 from experiments.cost import estimate
-from experiments.grid import Job, is_experiment, jobs_of
+from experiments.grid import Job, is_experiment, jobs_of, matches
+from experiments.open_jobs import check_jobs, open_jobs
 from fedssl.cli.options import friendly_errors
 from fedssl.errors import ConfigError
 
@@ -43,7 +45,9 @@ def main(
     files: Annotated[list[Path], typer.Argument(help="Experiment files; others are skipped.")],
     seeds: Annotated[int, typer.Option(min=1, help="Run seeds 0 .. N-1.")] = 1,
     all_folds: Annotated[bool, typer.Option("--all-folds", help="Cross-validate.")] = False,
-    only: Annotated[str, typer.Option(help="Only runs with this in their name.")] = "",
+    only: Annotated[
+        str, typer.Option(help="Only runs with this part in their name, e.g. labeled-sites=hrf.")
+    ] = "",
     engine: Annotated[Engine, typer.Option(help="loopback or ray (flwr run).")] = Engine.LOOPBACK,
     out: Annotated[Path, typer.Option(help="Results folder.")] = Path("runs"),
     jobs: Annotated[int, typer.Option(min=0, help="Runs side by side; 0: one per CPU.")] = 0,
@@ -58,9 +62,10 @@ def main(
                 "passed over; give files with the keys of a run."
             )
         todo = [job for file in chosen for job in jobs_of(file, range(seeds), all_folds=all_folds)]
-        todo = [job for job in todo if only in job.name]
+        todo = [job for job in todo if matches(job, only)]
         if not todo:
             raise ConfigError(f"--only {only!r} leaves no run; --dry without it lists the names.")
+        check_jobs(todo)
         failed = _run_open(todo, out, engine, jobs or os.cpu_count() or 1, dry=dry)
     for name in failed:
         typer.secho(f"Failed: {name}; see {out / name}.log", err=True, fg="red")
@@ -69,7 +74,7 @@ def main(
 
 def _run_open(todo: list[Job], out: Path, engine: Engine, jobs: int, *, dry: bool) -> list[str]:
     """Run what is not finished; return the names of what failed."""
-    open_ = [job for job in todo if not (out / job.name / "results.json").is_file()]
+    open_ = open_jobs(todo, out)
     workers = 1 if engine == Engine.RAY else jobs
     typer.echo(estimate(todo, open_, out, workers))
     if dry:
@@ -90,7 +95,7 @@ def run_job(job: Job, out: Path, engine: Engine) -> int:
     folder.parent.mkdir(parents=True, exist_ok=True)
     verb = "run" if engine == Engine.RAY else "simulate"
     command = [sys.executable, "-m", "fedssl.cli", verb, "--out", str(folder)]
-    command += [part for k, v in job.config.items() for part in ("--set", f"{k}={_toml(v)}")]
+    command += [part for k, v in job.config.items() for part in ("--set", f"{k}={json.dumps(v)}")]
     if (folder / "checkpoint").is_dir() and any((folder / "checkpoint").iterdir()):
         command.append("--resume")
     elif folder.exists():
@@ -123,10 +128,6 @@ def _die_with_parent() -> None:
     Two processes would else write to one folder when the command is given again.
     """
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-
-
-def _toml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _side_by_side(jobs: list[Job], out: Path, workers: int) -> list[str]:

@@ -1,11 +1,15 @@
 """Tables of finished runs: `python -m experiments.table runs --write experiments/RESULTS.md`.
 
-Per set and choice of labeled sites, one row per experiment: Dice, HD95 and ASSD at the unlabeled
-sites, or at the mixed ones where there are no others (mean over sites, then over seeds, with the
-standard deviation over seeds), the paired difference in Dice from the lower bound with a bootstrap
-interval over cases, and the share of the gap between lower and upper bound that is closed. What is
-not there yet is a dash: runs are paired over the seeds and folds that both have. Folds of a
-cross-validation are pooled, case by case. Runs are read from results folders and from records.
+Per set and choice of labeled sites, one row per experiment and further grid point: Dice, HD95 and
+ASSD at the unlabeled sites, or at the mixed or labeled ones where no other is scored (mean over
+sites, then over seeds, with the standard deviation over seeds), the paired difference in Dice from
+the lower bound with a bootstrap interval over cases, and the share of the gap between lower and
+upper bound that is closed. What is not there yet is a dash: runs are paired over the seeds and
+folds that both have. Folds of a cross-validation are pooled, case by case. A second table tells
+site and class. Runs are read from results folders and from records.
+
+The lower bound of an experiment is `<experiment>-lower` if there is one, else `lower`; the upper
+bound is `upper`; both at the row's grid point, or without the keys that they do not vary.
 """
 
 from __future__ import annotations
@@ -13,81 +17,190 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
+from experiments.keys import shared_keys
 from experiments.rows import Row, load_rows
 from fedssl.cli.options import friendly_errors
+from fedssl.config import Scalar
 from fedssl.memory import write_atomically
 
 __all__ = ["load_rows", "markdown"]
 
 MARK = "<!-- generated below this line by `python -m experiments.table` -->"
 
+_WHO = ("federation", "sites", "labeled-sites")
+"""Keys of a grid that make a table of their own: they change whose images are tested."""
+
+
+class _Line(NamedTuple):
+    """A row and what it is compared with."""
+
+    row: Row
+    lower: Row | None
+    upper: Row | None
+
+    @property
+    def label(self) -> str:
+        rest = [f"{k}={v}" for k, v in self.row.parts.items() if k not in _WHO]
+        return ", ".join([self.row.experiment, *rest])
+
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return one table per set and grid point; without a lower bound there is no difference."""
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    """Return the tables of each set and choice of sites; without a lower bound no difference."""
+    groups: dict[tuple[str, str], list[_Line]] = defaultdict(list)
     for row in rows:
-        groups[row.set, row.point].append(row)
+        line = _Line(row, _bound(rows, row, "lower"), _bound(rows, row, "upper"))
+        groups[row.set, _who(row)].append(line)
+    bounding = {id(line.upper) for lines in groups.values() for line in lines}
     blocks = []
-    for (set_, point), group in sorted(groups.items()):
-        uppers = groups.get((set_, ""), []) if point else group
-        upper = next((r for r in uppers if r.experiment == "upper"), None)
-        lower = next((r for r in group if r.experiment == "lower"), None)
-        if lower is not None or any(row is not upper for row in group):
-            blocks.append(_block(set_, point, group, lower, upper))
+    for (set_, who), lines in sorted(groups.items()):
+        # An upper bound of several choices stands in the table of each of them.
+        if not all(_is_upper(line.row) and id(line.row) in bounding for line in lines):
+            blocks.append(_block(f"{set_}{', ' + who if who else ''}", _with_bounds(lines)))
     return "\n\n".join(blocks) + "\n"
 
 
-def _block(
-    set_: str, point: str, group: Sequence[Row], lower: Row | None, upper: Row | None
-) -> str:
-    # Where one mixed site is the whole federation, that is where the test images are.
-    first = lower or next(row for row in group if row is not upper)
-    sites = first.sites("unlabeled") or first.sites("mixed") or first.sites("labeled")
-    shown = [r for r in group if r.experiment != "upper"] + ([upper] if upper else [])
-    shown.sort(key=lambda r: (r.experiment != "lower", r.experiment == "upper", r.experiment))
-    units = sorted({unit for row in shown for unit in row.units(sites)})
+def _with_bounds(lines: Sequence[_Line]) -> list[_Line]:
+    """Return the lines of a table in their order, with the bounds that other grid points have."""
+    own = {id(line.row) for line in lines}
+    lower = next((line.lower for line in lines if line.lower is not None), None)
+    bounds = {id(row): row for line in lines for row in line[1:] if row is not None}
+    added = [_Line(row, lower, None) for key, row in bounds.items() if key not in own]
+    lines = [x._replace(lower=lower) if _is_upper(x.row) else x for x in lines]
+    return sorted([*lines, *added], key=lambda x: (not _is_lower(x.row), _is_upper(x.row), x.label))
+
+
+def _who(row: Row) -> str:
+    return ",".join(f"{k}={v}" for k, v in row.parts.items() if k in _WHO)
+
+
+def _is_lower(row: Row) -> bool:
+    return row.experiment == "lower" or row.experiment.endswith("-lower")
+
+
+def _is_upper(row: Row) -> bool:
+    return row.experiment == "upper"
+
+
+def _bound(rows: Sequence[Row], row: Row, kind: str) -> Row | None:
+    """Return the row's own bound, of those that vary fewer keys the nearest."""
+    if (_is_lower(row) and kind == "lower") or (_is_upper(row) and kind == "upper"):
+        return row if kind == row.experiment else None
+    stem = row.experiment.removesuffix("-lower")
+    found = [
+        other
+        for other in rows
+        if other.set == row.set
+        and other.experiment in (kind, f"{stem}-{kind}")
+        and other.parts.items() <= row.parts.items()
+    ]
+    return max(found, key=lambda r: (r.experiment != kind, len(r.parts)), default=None)
+
+
+def _block(title: str, lines: Sequence[_Line]) -> str:
+    sites = next((line.row for line in lines if not _is_upper(line.row)), lines[0].row).scored()
+    units = sorted({unit for line in lines for unit in line.row.units(sites)})
     unit = units[0] if len(units) == 1 else "of several units" if units else "-"
     heads = [f"Dice {s}" for s in sites]
     head = ["experiment", "seeds", *heads, "Dice, mean", f"HD95 ({unit})", f"ASSD ({unit})"]
-    head += ["difference from lower [95 %]", "gap closed", "s/run", "weights_sha256, first seed"]
-    lines = [f"### {set_}{', ' + point if point else ''}", "", _cells(head)]
-    lines.append(_cells(["---"] * len(head)))
-    for row in shown:
-        distances = [("hd95", 1), ("assd", 2)]
-        cells = [
-            row.experiment,
-            row.amount,
-            *(_spread(row.per_seed("dice", [s])) for s in sites),
-            _spread(row.per_seed("dice", sites)),
-            # Millimetres and pixels have no mean.
-            *(_spread(row.per_seed(m, sites) if len(units) == 1 else [], d) for m, d in distances),
-            _difference(row, lower, sites),
-            _gap(row, lower, upper, sites),
-            f"{statistics.mean(r['wall_seconds'] for r in row.results.values()):.0f}",
-            row.results[min(row.results)]["weights_sha256"][:12],
-        ]
-        lines.append(_cells(cells))
-    return "\n".join(lines)
+    head += ["difference from lower [95 %]", "gap closed", "s of rounds", "weights_sha256"]
+    # Millimetres and pixels have no mean.
+    measured = sites if len(units) == 1 else []
+    rows = [_row(line, sites, measured) for line in lines]
+    notes = [_PARTIAL] if any(map(_lacks_runs, lines)) else []
+    parts = [f"### {title}", _table(head, rows), *notes, *_mixed_keys(lines)]
+    return "\n\n".join([*parts, _by_class(lines, sites)])
 
 
-def _difference(row: Row, lower: Row | None, sites: Sequence[str]) -> str:
-    if lower is None or row is lower:
+def _row(line: _Line, sites: Sequence[str], measured: Sequence[str]) -> list[str]:
+    row = line.row
+    seconds = statistics.mean(result["wall_seconds"] for result in row.results.values())
+    return [
+        line.label,
+        f"{row.amount}{' *' if _lacks_runs(line) else ''}",
+        *(_spread(row.per_seed("dice", [site])) for site in sites),
+        _spread(row.per_seed("dice", sites)),
+        *(_spread(row.per_seed(metric, measured), digits) for metric, digits in _FAR),
+        _difference(line, sites),
+        _gap(line, sites),
+        f"{seconds:.0f}",
+        row.results[min(row.results)]["weights_sha256"][:12],
+    ]
+
+
+def _lacks_runs(line: _Line) -> bool:
+    """Whether the lower bound has seeds or folds that a row lacks."""
+    return line.lower is not None and bool(line.lower.results.keys() - line.row.results.keys())
+
+
+_PARTIAL = (
+    "\\* fewer runs than the lower bound: Dice and distances are over its own runs, difference and "
+    "gap over those that both have."
+)
+
+_FAR = (("hd95", 1), ("assd", 2))
+"""Metrics of distance, and their digits."""
+
+
+def _by_class(lines: Sequence[_Line], sites: Sequence[str]) -> str:
+    """Return every site's and class's scores, folded away."""
+    head = ["experiment", "site", "class", "Dice", "HD95", "ASSD", "unit"]
+    cells = []
+    for line in lines:
+        for site in sites:
+            unit = ", ".join(line.row.units([site])) or "-"
+            for name in line.row.classes(site):
+                dice = _spread(line.row.per_seed("dice", [site], name))
+                far = [_spread(line.row.per_seed(m, [site], name), d) for m, d in _FAR]
+                cells.append([line.label, site, name, dice, *far, unit])
+    opened = "<details><summary>By site and class</summary>"
+    return f"{opened}\n\n{_table(head, cells)}\n\n</details>"
+
+
+def _mixed_keys(lines: Sequence[_Line]) -> list[str]:
+    """Return a sentence for each key that not all rows share; they are not quite comparable."""
+    keys: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    found = [(line, _shared(line.row, config)) for line in lines for config in _configs(line.row)]
+    for key in sorted({key for _, shared in found for key in shared}):
+        for line, shared in found:
+            value = repr(shared[key]) if key in shared else "default"
+            if line.label not in keys[key][value]:
+                keys[key][value].append(line.label)
+    return [
+        f"Not the same in all rows: `{key}` is "
+        + "; ".join(f"{value} in {', '.join(names)}" for value, names in sorted(values.items()))
+        + "."
+        for key, values in keys.items()
+        if len(values) > 1
+    ]
+
+
+def _configs(row: Row) -> list[Mapping[str, Scalar]]:
+    return list(row.configs.values())
+
+
+def _shared(row: Row, config: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    return shared_keys(config, row.parts)
+
+
+def _difference(line: _Line, sites: Sequence[str]) -> str:
+    if line.lower is None or line.row is line.lower:
         return "-"
-    mean, low, high = row.difference(lower, sites)
+    mean, low, high = line.row.difference(line.lower, sites)
     return "-" if math.isnan(mean) else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def _gap(row: Row, lower: Row | None, upper: Row | None, sites: Sequence[str]) -> str:
+def _gap(line: _Line, sites: Sequence[str]) -> str:
     """Return the share of the gap that is closed, unless the gap itself is within noise.
 
     Both are taken over the runs that all three rows have: folds differ more than methods do.
     """
+    row, lower, upper = line
     if lower is None or upper is None or row is lower or row is upper:
         return "-"
     runs = row.cases.keys() & lower.cases.keys() & upper.cases.keys()
@@ -105,8 +218,9 @@ def _spread(values: Sequence[float], digits: int = 3) -> str:
     return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.{digits}f}"
 
 
-def _cells(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def main(

@@ -20,6 +20,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedssl.config import RunConfig
+from fedssl.errors import ConfigError
 from fedssl.functional.averaging import blend, distance, weighted_average
 from fedssl.functional.denoising import PrototypeSums
 from fedssl.functional.labels import foreground_probabilities
@@ -70,9 +71,15 @@ __all__ = ["METHOD", "DenoiseConfig", "DenoiseRule", "PseudoLabels"]
 
 
 def check(run: RunConfig) -> None:
-    """Raise `ConfigError` where the warm-up leaves no round for phase 2."""
-    assert isinstance(run.method_config, DenoiseConfig)
-    check_warmup("denoise", run.method_config.warmup_rounds, run.rounds)
+    """Raise `ConfigError` where phase 2 has no round, or pseudo-labels no loss."""
+    config = run.method_config
+    assert isinstance(config, DenoiseConfig)
+    check_warmup("denoise", config.warmup_rounds, run.rounds)
+    if config.ce_weight == config.dice_weight == 0:
+        raise ConfigError(
+            "Keys 'denoise.ce-weight' and 'denoise.dice-weight' are both 0, so nothing is learned "
+            "from pseudo-labels. Set one of them to 1, or method = 'fedavg'."
+        )
 
 
 class PseudoLabels(LocalObjective):
@@ -139,6 +146,7 @@ class PseudoLabels(LocalObjective):
             return None
         logits = self.setup.model(batch.views[self._config.view].image).logits
         numerator, denominator = masked_pixel_loss(logits, pseudo.float(), trust, output)
+        numerator = self._config.ce_weight * numerator
         if self._config.dice_weight > 0:
             dice = masked_soft_dice(logits, pseudo.float(), trust, output)
             numerator = numerator + self._config.dice_weight * dice * denominator

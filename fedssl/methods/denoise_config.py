@@ -73,7 +73,8 @@ class DenoiseConfig(DenoiserConfig):
         "global", description="which model makes the pseudo-labels"
     )
     view: Literal["weak", "strong"] = Field("strong", description="what the student sees")
-    dice_weight: float = Field(0.0, ge=0, description="masked soft Dice beside the masked CE")
+    ce_weight: float = Field(1.0, ge=0, description="of the masked cross entropy")
+    dice_weight: float = Field(0.0, ge=0, description="of the masked soft Dice")
     min_retained: float = Field(0.0, ge=0, lt=1, description="images below are not trained on")
     weigh_unlabeled_by: Literal["samples", "sites"] = Field(
         "samples", description="in their average; sites: each counts the same"

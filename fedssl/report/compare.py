@@ -111,6 +111,13 @@ def measures(runs: Runs) -> dict[str, Measure]:
     }
 
 
+def units(runs: Runs) -> list[str]:
+    """Return the units of distances; only those in one unit have a mean."""
+    sites = [site for run in runs.values() for site in run.sites.values()]
+    measured = [s for s in sites if any(v is not None for v in s["hd95"].values())]
+    return sorted({str(site["distance_unit"]) for site in measured})
+
+
 def _sites(runs: Runs) -> list[str]:
     return list(dict.fromkeys(site for run in runs.values() for site in run.sites))
 
@@ -131,12 +138,14 @@ def _warnings(runs: Runs) -> list[str]:
     }
     if len(splits) > 1:
         warnings.append("The runs have different test splits: their numbers are not comparable.")
+    if len(found := units(runs)) > 1:
+        warnings.append(f"Distances are in {' and '.join(found)}, by site: they have no mean.")
     return warnings
 
 
 def _table(runs: Runs, measure: Measure, title: str) -> Markup:
     dice = title.startswith("Dice")
-    columns = _columns(runs, measure)
+    columns = _columns(runs, measure, means=dice or len(units(runs)) < 2)
     pick = max if dice else min
     best = {
         name: pick(known)
@@ -167,7 +176,12 @@ def _table(runs: Runs, measure: Measure, title: str) -> Markup:
     return tag("div", table, class_="scroll")
 
 
-def _columns(runs: Runs, measure: Measure) -> dict[str, Callable[[Run], float | None]]:
+def _columns(
+    runs: Runs, measure: Measure, *, means: bool
+) -> dict[str, Callable[[Run], float | None]]:
+    sites = {site: _at(measure, site) for site in _sites(runs)}
+    if not means:
+        return sites
     columns = {"Mean": _group(measure, None)}
     present = {s["role"] for run in runs.values() for s in run.sites.values()}
     columns |= {
@@ -175,7 +189,7 @@ def _columns(runs: Runs, measure: Measure) -> dict[str, Callable[[Run], float | 
         for role in ("labeled", "mixed", "unlabeled")
         if role in present and len(present) > 1
     }
-    return columns | {site: _at(measure, site) for site in _sites(runs)}
+    return columns | sites
 
 
 def _cell(found: float | None, dice: bool, best: bool) -> Markup:
@@ -202,7 +216,8 @@ def _at(measure: Measure, site: str) -> Callable[[Run], float | None]:
 def _bars(runs: Runs, looks: Mapping[str, Look]) -> Markup:
     panels = {}
     for title, measure in measures(runs).items():
-        groups = _columns(runs, measure)
+        means = title.startswith("Dice") or len(units(runs)) < 2
+        groups = _columns(runs, measure, means=means)
         charts = [_bar(runs, looks, n, read, title) for n, read in groups.items()]
         panels[title] = tag("div", *(chart for chart in charts if chart), class_="charts")
     return tag("div", tabs("b", "Metric", panels, inner=True), class_="spaced")

@@ -48,9 +48,9 @@ def curves(run: Run) -> Markup:
         if drawn:
             parts += [tag("h2", title), tag("div", *drawn, class_="charts")]
     if not any(groups["Validation"]):
-        parts.insert(
-            1, tag("p", "No validation during the run (evaluate.every = 0).", class_="quiet")
-        )
+        every = run.config.get("evaluate.every", "unknown")
+        note = f"No validation during the {len(run.rounds)} rounds (evaluate.every = {every})."
+        parts.insert(1, tag("p", note, class_="quiet"))
     return join(*parts)
 
 

@@ -85,9 +85,10 @@ def _results(path: Path) -> dict[str, Any]:
             "'out' folder of a run that has ended; --resume finishes an interrupted one."
         )
     (results,) = _json(path, [path.read_text(encoding="utf-8")])
-    if results.get("schema") != SCHEMA:
+    schema = results.get("schema") if isinstance(results, dict) else None
+    if schema != SCHEMA:
         raise DataError(
-            f"{path} has the schema {results.get('schema')!r}; this version of fedssl reads "
+            f"{path} has the schema {schema!r}; this version of fedssl reads "
             f"{SCHEMA}. Use the version that wrote it."
         )
     return results
@@ -112,7 +113,13 @@ def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     flat: dict[str, Any] = {}
-    for key, value in tomllib.loads(path.read_text(encoding="utf-8")).items():
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # neither TOML nor text
+        raise DataError(
+            f"{path} is damaged: {error}. Take it from a copy of the run, or run it again."
+        ) from None
+    for key, value in tree.items():
         entries = {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else None
         flat |= {key: value} if entries is None else entries
     return flat

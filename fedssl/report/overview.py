@@ -169,8 +169,13 @@ def _notes(run: Run) -> list[Child]:
                 else "."
             )
         )
+    elif diagnosed:
+        notes.append(
+            f"At mixed sites ({', '.join(diagnosed)}) images that train without a mask have one on "
+            "disk. Training does not open it; it tells the quality of pseudo-labels here."
+        )
     else:
-        notes.append("No mask of an unlabeled site was used, neither to train nor to evaluate.")
+        notes.append("No mask of an unlabeled image was used, neither to train nor to evaluate.")
     notes.append(
         "The weights are those of the last round: nothing was selected on the test split. Splits "
         f"are by subject, fold {run.config.get('split.fold', 0)} of "

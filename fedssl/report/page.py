@@ -11,7 +11,7 @@ from fedssl.report.curves import curves
 from fedssl.report.load import load_run
 from fedssl.report.overview import header, overview
 from fedssl.report.parts import document, tabs
-from fedssl.report.settings import configuration, method_text, summary_of, without_paths
+from fedssl.report.settings import configuration, method_part, summary_of, without_paths
 
 __all__ = ["write_report"]
 
@@ -41,7 +41,7 @@ def write_report(folder: Path, *, share: bool = False) -> Path:
             "Curves": curves(run),
             "Cases": cases(run),
             "Configuration": configuration(run),
-            "Method": method_text(method),
+            "Method": method_part(run),
         },
     )
     title = f"{method} on {run.results['task']['name']}, seed {run.results['seed']} - fedssl"

@@ -16,7 +16,14 @@ from fedssl.methods import METHODS
 from fedssl.report.html import Child, Markup, join, tag
 from fedssl.report.load import Run
 
-__all__ = ["PATH_KEYS", "configuration", "method_text", "summary_of", "without_paths"]
+__all__ = [
+    "PATH_KEYS",
+    "configuration",
+    "method_part",
+    "method_text",
+    "summary_of",
+    "without_paths",
+]
 
 PATH_KEYS = ("federation", "data-root", "out", "cache-dir")
 """Keys that may name folders of the machine that ran."""
@@ -24,7 +31,7 @@ PATH_KEYS = ("federation", "data-root", "out", "cache-dir")
 
 def configuration(run: Run) -> Markup:
     """Return every key with its value, default and meaning, and the versions."""
-    known = _described(str(run.results["method"]))
+    known = _described(str(run.results["method"]), guided=_is_guided(run))
     rows: list[Child] = []
     section = ""
     for key, setting in run.config.items():
@@ -46,6 +53,15 @@ def configuration(run: Run) -> Markup:
         tag("h2", "Versions"),
         tag("div", tag("table", tag("tbody", *versions)), class_="scroll"),
     )
+
+
+def method_part(run: Run) -> Markup:
+    """Return what is said of a run's method, and of the quality predictor that guided it."""
+    method = str(run.results["method"])
+    if not _is_guided(run) or method == "quality":
+        return method_text(method)
+    note = f"Guided: a quality predictor weighs the samples of {method} (quality.guide = true)."
+    return join(method_text(method), tag("p", note, class_="note"), method_text("quality"))
 
 
 def method_text(name: str) -> Markup:
@@ -84,14 +100,19 @@ def _configs(config: type[BaseModel]) -> Iterator[type[BaseModel]]:
             yield cls
 
 
-def _described(method: str) -> dict[str, tuple[Any, str]]:
+def _is_guided(run: Run) -> bool:
+    return bool(run.config.get("quality.guide"))
+
+
+def _described(method: str, *, guided: bool) -> dict[str, tuple[Any, str]]:
     """Return default and meaning by flat key."""
     defaults: dict[str, Any] = dict(flatten(RunConfig()))
     meanings = dict(_meanings(RunConfig, ""))
-    if method in METHODS:
-        config = METHODS[method].config
-        defaults |= flatten(config(), f"{method}.")
-        meanings |= dict(_meanings(config, f"{method}."))
+    for name in {method, "quality"} if guided else {method}:
+        if name in METHODS:
+            config = METHODS[name].config
+            defaults |= flatten(config(), f"{name}.")
+            meanings |= dict(_meanings(config, f"{name}."))
     return {key: (default, meanings.get(key, "")) for key, default in defaults.items()}
 
 

@@ -147,7 +147,7 @@ def test_a_table_from_records_is_the_table_from_their_runs(tmp_path: Path) -> No
         assert status == 0, text
         texts.append((tmp_path / "R.md").read_bytes())
     assert texts[0] == texts[1]
-    assert b"| denoise | 3 (4 folds) |" in texts[0]
+    assert b"| denoise | 3 (4 runs of 2 folds) |" in texts[0]
 
 
 def test_of_a_run_that_several_folders_have_the_last_one_counts(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_runs_that_cannot_be_recorded_are_named(tmp_path: Path) -> None:
     arguments = (str(tmp_path / "runs"), "--out", str(tmp_path / "records"))
     (folder / "config.toml").write_text('method = "of-old"\n')
     status, text = app(record.main, *arguments)
-    assert (status, "is of another version of fedssl" in text) == (1, True)
+    assert (status, "of another version of fedssl" in text) == (1, True)
     (folder / "config.toml").unlink()
     status, text = app(record.main, *arguments)
     assert (status, "config.toml is missing" in text) == (1, True)
@@ -213,3 +213,37 @@ def test_the_commit_says_whether_code_or_experiments_were_changed(
     assert record.commit() == head
     (tmp_path / "experiments/eyes/lower.toml").write_text("two")
     assert record.commit() == f"{head}+"
+
+
+def test_other_results_of_the_same_weights_are_recorded_again(tmp_path: Path) -> None:
+    folder = finish(tmp_path / "runs", "eyes/lower/seed0", [0.5])
+    record_all(tmp_path / "runs", tmp_path / "records")
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps({**results, "wall_seconds": 99.0}))
+    assert "1 there already" in record_all(tmp_path / "runs", tmp_path / "records")
+    results["sites"]["a"]["dice"]["disc"] = 0.9
+    (folder / "results.json").write_text(json.dumps(results))
+    assert "1 replaced" in record_all(tmp_path / "runs", tmp_path / "records")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda line: line.replace(b"0123456789abcdef", b"fedcba9876543210"),
+        lambda line: b'{"config":3}',
+        lambda line: b"\xff\xfe" + line,
+        lambda line: line.replace(b'"seed":0', b'"seed":"0"'),
+        lambda line: line.replace(b'"sites":', b'"places":'),
+    ],
+    ids=["another run's weights", "no record", "no text", "no number", "no sites"],
+)
+def test_a_line_that_is_no_record_or_contradicts_another_is_named(tmp_path: Path, change) -> None:
+    finish(tmp_path / "runs", "eyes/lower/seed0", [0.5])
+    record_all(tmp_path / "runs", tmp_path / "records")
+    path = tmp_path / "records/eyes.jsonl"
+    line = path.read_bytes().strip()
+    path.write_bytes(line + b"\n" + line + b"\n")  # merged twice: no harm
+    assert app(command.main, str(tmp_path / "records"))[0] == 0
+    path.write_bytes(line + b"\n" + change(line) + b"\n")
+    status, text = app(command.main, str(tmp_path / "records"))
+    assert (status, "line 2 is" in " ".join(text.split())) == (1, True)

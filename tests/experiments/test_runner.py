@@ -16,7 +16,9 @@ from tiny_experiments import app, write_experiment
 
 from experiments import run
 from experiments.cost import estimate, known_seconds
-from experiments.grid import Job, is_experiment, jobs_of
+from experiments.grid import Job, is_experiment, jobs_of, matches
+from experiments.open_jobs import open_jobs
+from fedssl.errors import ConfigError
 from fedssl.loopback import simulate
 from fedssl.methods import load_config
 from fedssl.progress import ConsoleProgress
@@ -158,10 +160,13 @@ def test_a_run_without_a_checkpoint_is_set_aside_not_overwritten(tmp_path: Path)
 def test_the_estimate_goes_by_finished_runs(tmp_path: Path) -> None:
     def finished(name: str, seconds: float) -> None:
         (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "results.json").write_text(json.dumps({"wall_seconds": seconds}))
+        results = {"wall_seconds": seconds, "sites": {}, "weights_sha256": "0"}
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
 
     finished("eyes/lower/seed0", 60.0)
     finished("eyes/denoise/labeled-sites=a/seed0", 180.0)
+    finished("eyes/cps/seed0", 1.0)
+    (tmp_path / "eyes/cps/seed0/results.json").write_text('{"half')  # says nothing
     assert known_seconds(tmp_path) == {
         "eyes": 120.0,
         "eyes/lower": 60.0,
@@ -218,3 +223,59 @@ def _wait(true: object, seconds: float = 600) -> None:
     while not true():  # type: ignore[operator]  # a function without arguments
         assert time.monotonic() < deadline, "it takes too long"
         time.sleep(0.2)
+
+
+def test_only_takes_whole_parts_of_a_name(tmp_path: Path) -> None:
+    grid = "\n[grid]\nlabeled-sites = ['a', 'a,b']\n'denoise.mu' = [0.5, 0.55]\n"
+    path = write_experiment(tmp_path, "mu", grid)
+    jobs = jobs_of(path, [1, 10])
+
+    def chosen(part: str) -> int:
+        return sum(matches(job, part) for job in jobs)
+
+    assert chosen("") == chosen("mu") == len(jobs) == 8
+    assert chosen("labeled-sites=a") == chosen("labeled-sites=a,b") == chosen("seed1") == 4
+    assert chosen("denoise.mu=0.5") == 4
+    assert chosen("labeled-sites=a+b,denoise.mu=0.5") == 2
+    assert chosen("labeled") == 0
+
+
+def test_jobs_that_cannot_run_are_named_before_any_runs(tmp_path: Path) -> None:
+    good = write_experiment(tmp_path, "good")
+    out = ("--out", str(tmp_path / "runs"))
+    for name, keys, part in (
+        ("typo", {"round": 3}, "Unknown key 'round'"),
+        ("far", {"federation": "nowhere.toml"}, "there is no file"),
+        ("late", {"method": "denoise", "denoise.warmup-rounds": 9}, "leaves no round"),
+    ):
+        bad = write_experiment(tmp_path, name, **keys)
+        status, text = app(run.main, str(good), str(bad), *out)
+        flat = " ".join(text.split())
+        assert (status, part in flat, f"{tmp_path.name}/{name}/seed0" in flat) == (1, True, True)
+    status, text = app(run.main, str(good), str(good), *out)
+    assert (status, "More than one run has this name" in " ".join(text.split())) == (1, True)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_with_other_keys_or_damaged_results_is_not_taken_for_finished(
+    tmp_path: Path,
+) -> None:
+    path, runs = write_experiment(tmp_path, "lower"), tmp_path / "runs"
+    (job,) = jobs_of(path, [0])
+    folder = runs / job.name
+    assert run.run_job(job, runs, run.Engine.LOOPBACK) == 0
+    assert open_jobs([job], runs) == []
+    moved = Job(job.name, {**job.config, "cache-dir": "elsewhere"})
+    assert open_jobs([moved], runs) == [], "where files are does not matter"
+    changed = Job(job.name, {**job.config, "lr": 0.5})
+    with pytest.raises(ConfigError, match=r"lr = .* \(now 0.5\).*another --out"):
+        open_jobs([changed], runs)
+    (folder / "results.json").write_text('{"half')
+    assert open_jobs([job], runs) == [job]
+
+
+def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, "sites", "\n[grid]\nlabeled-sites = ['north']\n")
+    (job,) = jobs_of(path, [0])
+    job.config["tracking"], job.config["image-size"] = "", "32"
+    assert run.run_job(job, tmp_path / "runs", run.Engine.LOOPBACK) == 0

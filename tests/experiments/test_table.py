@@ -123,7 +123,10 @@ def test_folds_are_pooled_case_by_case_and_seeds_are_not():
     assert found[1:3] == ["1 (2 folds)", "0.525"]
     assert found[6].startswith("+0.250 [+0.")
     ours.results[Run(1)], ours.cases[Run(1)] = ours.results[Run(0)], ours.cases[Run(0)]
-    assert cells(markdown([lower, ours]), "ours")[1:3] == ["2 (3 folds)", "0.562 +- 0.053"]
+    assert cells(markdown([lower, ours]), "ours")[1:3] == [
+        "2 (3 runs of 2 folds)",
+        "0.562 +- 0.053",
+    ]
 
 
 def test_a_fold_of_its_own_folder_belongs_to_its_row(tmp_path: Path):
@@ -134,6 +137,62 @@ def test_a_fold_of_its_own_folder_belongs_to_its_row(tmp_path: Path):
         (folder / "results.json").write_text(json.dumps(result))
     found = {r.point: sorted(r.results) for r in load_rows(tmp_path)}
     assert found == {"x=1": [Run(0), Run(0, "fold2")], "": [Run(1, "fold3")]}
+
+
+@pytest.mark.parametrize(
+    ("lower", "experiment", "point"),
+    [
+        ("lower", "denoise", "mu=0.5"),
+        ("mu-lower", "mu", "mu=0.5"),
+        ("lower", "denoise", "labeled-sites=b,mu=0.5"),
+    ],
+)
+def test_a_grid_is_one_table_with_the_bounds_that_do_not_vary_with_it(lower, experiment, point):
+    who = "labeled-sites=b" if "labeled" in point else ""
+    bound, upper = row(lower, {"a": [0.5]}, who), row("upper", {"a": [0.9]}, who)
+    ours = [row(experiment, {"a": [0.7]}, point), row(experiment, {"a": [0.6]}, point[:-1] + "7")]
+    table = markdown([bound, upper, *ours])
+    assert table.count("###") == 1
+    assert cells(table, f"{experiment}, mu=0.5")[6:8] == ["+0.200 [+0.200, +0.200]", "50%"]
+    assert cells(table, f"{experiment}, mu=0.7")[6:8] == ["+0.100 [+0.100, +0.100]", "25%"]
+    assert cells(table, "upper")[6] == "+0.400 [+0.400, +0.400]"
+
+
+def test_a_row_with_fewer_runs_is_marked():
+    lower, ours = row("lower", {"a": [0.5]}), row("ours", {"a": [0.6]})
+    assert "fewer runs" not in markdown([lower, ours])
+    lower.results[Run(1)], lower.cases[Run(1)] = lower.results[Run(0)], lower.cases[Run(0)]
+    table = markdown([lower, ours])
+    assert cells(table, "ours")[1] == "1 *"
+    assert "\\* fewer runs than the lower bound" in table
+
+
+def test_keys_that_rows_do_not_share_are_named_but_not_those_of_methods_and_grids():
+    lower, ours = row("lower", {"a": [0.5]}), row("ours", {"a": [0.6]}, "lr=0.2")
+    lower.configs[Run(0)] = {"method": "fedavg", "seed": 0, "rounds": 7}
+    ours.configs[Run(0)] = {"denoise.mu": 0.5, "seed": 0, "rounds": 7, "lr": 0.2}
+    assert "Not the same" not in markdown([lower, ours])
+    ours.configs[Run(0)] = {**ours.configs[Run(0)], "precision": "bf16"}
+    note = "Not the same in all rows: `precision` is 'bf16' in ours, lr=0.2; default in lower."
+    assert note in markdown([lower, ours])
+
+
+def test_sites_and_classes_have_their_own_table():
+    lower = row("lower", {"a": [0.5], "b": [0.7]})
+    site = lower.results[Run(0)]["sites"]["b"]
+    site |= {"dice": {"organ": 0.6, "lesion": 0.8}, "hd95": {"organ": 4.0, "lesion": 12.0}}
+    site["assd"] = {"organ": None, "lesion": 2.5}
+    table = markdown([lower])
+    assert "| lower | a | organ | 0.500 | 4.0 | - | mm |" in table
+    assert "| lower | b | lesion | 0.800 | 12.0 | 2.50 | mm |" in table
+
+
+def test_sites_without_masks_leave_the_table_to_those_that_are_scored():
+    lower = row("lower", {"a": [0.5], "dark": [0.5]})
+    sites = lower.results[Run(0)]["sites"]
+    sites["a"]["role"] = "labeled"
+    sites["dark"]["dice"] = {"organ": None}
+    assert "| experiment | seeds | Dice a | Dice, mean |" in markdown([lower])
 
 
 def test_distances_in_millimetres_and_pixels_are_not_averaged():
@@ -152,7 +211,9 @@ def test_the_unit_is_that_of_the_sites_that_are_shown():
     assert "HD95 (mm)" in markdown([lower])
 
 
-def test_a_folder_without_finished_runs_is_named(tmp_path: Path):
+def test_a_folder_without_finished_runs_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     run = tmp_path / "runs/set/lower/seed0"
     run.mkdir(parents=True)
     (run / "results.json").write_text(json.dumps(row("lower", {"a": [0.5]}).results[Run(0)]))
@@ -166,8 +227,9 @@ def test_a_folder_without_finished_runs_is_named(tmp_path: Path):
         with pytest.raises(DataError, match=f"{place} holds no finished run"):
             load_rows(tmp_path / place)
     (run / "results.json").write_text('{"half')
-    with pytest.raises(DataError, match=r"results\.json is damaged"):
+    with pytest.raises(DataError, match="holds no finished run"):
         load_rows(tmp_path / "runs")
+    assert "results.json is damaged" in capsys.readouterr().err
 
 
 def test_the_command_keeps_what_stands_above_the_mark(tmp_path: Path):

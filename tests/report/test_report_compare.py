@@ -31,6 +31,23 @@ def better(pictures: Path, tmp_path: Path) -> Path:
     return folder
 
 
+def test_distances_of_two_units_have_no_mean(pictures: Path, better: Path, tmp_path: Path) -> None:
+    def heads() -> list[list[str]]:
+        page = read_page(write_comparison([pictures, better], tmp_path / "c.html"))
+        tables = [t for t in page.all("table") if "Traffic" in t.text]
+        return [[cell.text for cell in t.one("thead").all("th")] for t in tables]
+
+    assert all("Mean" in head for head in heads())
+    results = json.loads((better / "results.json").read_text())
+    first = next(iter(results["sites"].values()))
+    first["distance_unit"] = "mm" if first["distance_unit"] == "pixel" else "pixel"
+    (better / "results.json").write_text(json.dumps(results))
+    found = heads()
+    assert ["Mean" in head for head in found] == [True] * 3 + [False] * (len(found) - 3)
+    page = read_page(tmp_path / "c.html")
+    assert "they have no mean" in " ".join(page.text.split())
+
+
 def test_rows_hold_each_run_s_numbers(pictures: Path, better: Path, tmp_path: Path) -> None:
     page = read_page(write_comparison([pictures, better], tmp_path / "new" / "c.html"))
     tables = page.one("section", id="m-0")

@@ -122,6 +122,27 @@ def test_the_use_of_hidden_masks_is_told(page: Element) -> None:
     assert "quality of pseudo-labels (south)" in notes[0]
 
 
+def test_hidden_masks_of_mixed_sites_are_told_too(copy: Path) -> None:
+    changed = json.loads((copy / "results.json").read_text())
+    for site in changed["sites"].values():
+        site["role"] = "mixed" if site["role"] == "unlabeled" else site["role"]
+    (copy / "results.json").write_text(json.dumps(changed))
+    notes = [note.text for note in read_page(write_report(copy)).all("p", class_="note")]
+    assert "At mixed sites (south) images that train without a mask have one" in notes[0]
+
+
+def test_a_guided_run_says_so(copy: Path) -> None:
+    plain, _, quality = (copy / "config.toml").read_text().partition("[quality]")
+    assert "guide = false" in quality and "gamma = 2.0" in quality
+    quality = quality.replace("guide = false", "guide = true", 1).replace("2.0", "3.0", 1)
+    (copy / "config.toml").write_text(f"{plain}[quality]{quality}")
+    page = read_page(write_report(copy))
+    words = " ".join(page.text.split())
+    assert "a quality predictor weighs the samples of denoise" in words
+    changed = [row.text for row in page.all("tr") if "quality.gamma" in row.text]
+    assert changed and "3.0" in changed[0] and "2.0" in changed[0], "the default stands beside it"
+
+
 def test_curves_hold_the_values_of_every_round(pictures: Path, page: Element) -> None:
     lines = [json.loads(line) for line in (pictures / "rounds.jsonl").read_text().splitlines()]
     charts = {c.one("figcaption").text: c for c in page.all("figure", class_="line")}
@@ -252,10 +273,16 @@ def test_a_folder_without_results_is_refused_by_name(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["results.json", "rounds.jsonl"])
+@pytest.mark.parametrize("name", ["results.json", "rounds.jsonl", "config.toml"])
 def test_a_damaged_file_is_named(copy: Path, name: str) -> None:
     (copy / name).write_text('{"half')
     with pytest.raises(DataError, match=f"{name} is damaged"):
+        write_report(copy)
+
+
+def test_results_that_are_none_are_refused(copy: Path) -> None:
+    (copy / "results.json").write_text("[]")
+    with pytest.raises(DataError, match="schema None"):
         write_report(copy)
 
 
