@@ -93,7 +93,10 @@ def load_checkpoint(folder: RunFolder, run: RunConfig) -> Checkpoint:
         length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + length])["__metadata__"]
     except Exception as error:
-        raise CheckpointError(f"{path} is damaged and cannot be read: {error}.") from error
+        raise CheckpointError(
+            f"{path} is damaged and cannot be read: {error}. There is no earlier one: start again "
+            "without --resume, with another 'out' folder or after moving this one away."
+        ) from error
     _check_config(json.loads(metadata["config"]), run)
     if int(metadata["round"]) > run.rounds:
         raise CheckpointError(

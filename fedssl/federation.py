@@ -175,7 +175,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise FederationError(f"{path} is not valid TOML: {error}.") from None
     if not tables.get("site") or "task" not in tables:
         missing = [t for t in ("[task]", "[[site]]") if not tables.get(t.strip("[]"))]
-        raise FederationError(f"{path} has no {' and no '.join(missing)} table; it needs both.")
+        others = ", ".join(sorted(tables.keys() - {"site", "task"}))
+        raise FederationError(
+            f"{path} has no {' and no '.join(missing)} table; it needs both."
+            + (f" It has {others}." if others else "")
+        )
     return tables
 
 

@@ -113,7 +113,9 @@ def _configuration(folder: Path) -> RunConfig:
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}.") from None
+        raise CheckpointError(
+            f"{path} cannot be read: {error}. Take it from a copy of the run, or run it again."
+        ) from None
     flat: dict[str, Scalar] = {}
     for key, value in tree.items():
         flat |= (
@@ -135,7 +137,8 @@ def _task(folder: Path) -> Task:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path} does not tell the task ({error!r}). Only a finished run can predict."
+            f"{path} does not tell the task ({error!r}). Only a finished run can predict or be "
+            "exported; --resume finishes an interrupted one."
         ) from None
 
 
@@ -144,7 +147,10 @@ def _load(model: SegmentationModel, method: Method, folder: Path, state: Path | 
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}.") from None
+        raise CheckpointError(
+            f"{path} cannot be read: {error}. It is written at the end of a run: --resume of the "
+            "same run writes it anew."
+        ) from None
     private = set(method.parts(model).get("private", ()))
     if private:
         memory = FileMemory((state or folder / "none") / "memory", 0, LATEST)

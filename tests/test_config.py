@@ -148,6 +148,9 @@ def test_an_experiment_file_that_cannot_be_read_is_named(tmp_path: Path):
     broken.write_text("rounds = ")
     with pytest.raises(ConfigError, match=r"broken\.toml is not valid TOML"):
         read_experiment(broken)
+    broken.write_text('extends = ["a.toml", "b.toml"]\n')
+    with pytest.raises(ConfigError, match=r"'extends' takes the name of one file.*'b\.toml'"):
+        read_experiment(broken)
 
 
 def test_infinity_is_no_value():

@@ -138,3 +138,9 @@ def test_a_site_file_holds_one_site(write, tmp_path: Path):
     assert (task.name, site.name, site.path) == ("t", "a", str(tmp_path / "a"))
     with pytest.raises(FederationError, match="describes 2 sites; a site file holds exactly one"):
         load_site_file(Path(write(TASK + SITE + OTHER)))
+
+
+def test_a_table_under_another_name_is_told(tmp_path: Path) -> None:
+    (tmp_path / "f.toml").write_text('[task]\nclasses = ["a", "b"]\n[[sites]]\nname = "x"\n')
+    with pytest.raises(FederationError, match=r"no \[\[site\]\] table.*It has sites"):
+        load_federation(RunConfig(federation=str(tmp_path / "f.toml")))

@@ -104,6 +104,11 @@ def flat_keys(
     it is a file, are looked up in `folder`.
     """
     flat: dict[str, Scalar] = {}
+    if not isinstance(tables.get("extends", ""), str):
+        raise ConfigError(
+            f"Key 'extends' takes the name of one file, e.g. 'common.toml'; got "
+            f"{tables['extends']!r}."
+        )
     if "extends" in tables:
         flat = read_experiment(folder / str(tables["extends"]), below)
     for key, value in tables.items():

@@ -114,6 +114,8 @@ def spec_from_options(
                 f"--site takes NAME=ROLE with a role of {', '.join(Role)}: {entry!r}."
             )
         entries.append({"name": name, "role": role})
+    if not entries:
+        raise ConfigError("No hospital is named. Give --site NAME=ROLE once for each.")
     names = [c.strip() for c in classes.split(",") if c.strip()]
     fields = {
         "coordinator": {"host": host, "port": port},

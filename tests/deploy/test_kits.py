@@ -222,3 +222,6 @@ def test_the_command_writes_kits_from_options(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(app, ["deploy", "--host", "h", "--site", "north", "--out", "x"])
     assert wrong.exit_code == 1
     assert "NAME=ROLE" in wrong.stderr
+    nobody = CliRunner().invoke(app, ["deploy", "--host", "h", "--out", "x"])
+    assert nobody.exit_code == 1
+    assert "--site NAME=ROLE once for each" in " ".join(nobody.stderr.split())
