@@ -9,6 +9,7 @@ cluster (`RAY_ADDRESS`); with `--engine ray` one after the other, each a `flwr r
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import itertools
 import json
 import os
@@ -18,7 +19,7 @@ import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -96,12 +97,15 @@ def run_job(job: Job, out: Path, engine: Engine) -> int:
     verb = "run" if engine == Engine.RAY else "simulate"
     command = [sys.executable, "-m", "fedssl.cli", verb, "--out", str(folder)]
     command += [part for k, v in job.config.items() for part in ("--set", f"{k}={json.dumps(v)}")]
-    if (folder / "checkpoint").is_dir() and any((folder / "checkpoint").iterdir()):
-        command.append("--resume")
-    elif folder.exists():
-        _set_aside(folder)
     begun = time.monotonic()
     with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:
+        if not _lock(log):
+            typer.echo(f"PASSED OVER {job.name}: another command runs it")
+            return 1
+        if (folder / "checkpoint").is_dir() and any((folder / "checkpoint").iterdir()):
+            command.append("--resume")
+        elif folder.exists():
+            _set_aside(folder)
         status = subprocess.run(  # noqa: S603 -- our own arguments
             command,
             stdout=log,
@@ -111,6 +115,15 @@ def run_job(job: Job, out: Path, engine: Engine) -> int:
         ).returncode
     typer.echo(f"{'done' if status == 0 else 'FAILED'} {job.name} {time.monotonic() - begun:.0f} s")
     return status
+
+
+def _lock(log: TextIO) -> bool:
+    """Claim a run by its log until it ends; return False if another process has."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _set_aside(folder: Path) -> None:

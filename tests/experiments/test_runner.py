@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -272,6 +273,20 @@ def test_a_run_with_other_keys_or_damaged_results_is_not_taken_for_finished(
         open_jobs([changed], runs)
     (folder / "results.json").write_text('{"half')
     assert open_jobs([job], runs) == [job]
+
+
+def test_a_run_that_another_command_runs_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (job,) = jobs_of(write_experiment(tmp_path, "lower"), [0])
+    folder = tmp_path / "runs" / job.name
+    folder.mkdir(parents=True)
+    (folder / "begun").touch()
+    with folder.with_name("seed0.log").open("a") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        assert run.run_job(job, tmp_path / "runs", run.Engine.LOOPBACK) == 1
+    assert "another command runs it" in capsys.readouterr().out
+    assert (folder / "begun").is_file(), "its folder stays where it is"
 
 
 def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path: Path) -> None:
