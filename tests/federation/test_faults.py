@@ -79,7 +79,7 @@ def test_an_interrupted_run_leaves_nothing_behind_and_can_be_resumed(
     tiny: dict[str, Scalar], tmp_path: Path
 ) -> None:
     flat: dict[str, Scalar] = {**tiny, "method": "denoise", "denoise.passes": 2}
-    flat |= {"denoise.warmup-rounds": 1, "denoise.refresh": 2, "rounds": 40}
+    flat |= {"denoise.warmup-rounds": 1, "denoise.refresh": 2, "rounds": 400}
     out = tmp_path / "out"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "FEDSSL_TEST": str(tmp_path)}
     with subprocess.Popen(
@@ -99,7 +99,7 @@ def test_an_interrupted_run_leaves_nothing_behind_and_can_be_resumed(
     assert "--resume" in error
     wait_until(lambda: marked_with(f"FEDSSL_TEST={tmp_path}") == [], 10)
     done = len(lines.read_text().splitlines())
-    assert done < 40
+    assert done < 400
     flat["rounds"] = done + 2
     resumed = fedssl_run(flat, out, "--resume")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
