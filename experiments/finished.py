@@ -124,7 +124,7 @@ def read_results(path: Path) -> dict[str, Any]:
         DataError: it is none; the run is to be run again.
     """
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         results["sites"].keys()
         float(results["wall_seconds"])
         str(results["weights_sha256"])
@@ -133,7 +133,7 @@ def read_results(path: Path) -> dict[str, Any]:
             f"{path} is damaged ({error!r}). Give the command of the run again; what is damaged "
             "is written anew."
         ) from None
-    return results  # type: ignore[no-any-return]  # checked above
+    return results
 
 
 def read_run(folder: Path) -> Finished:

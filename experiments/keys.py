@@ -52,8 +52,17 @@ def changed_keys(wanted: Mapping[str, Scalar], path: Path) -> dict[str, tuple[ob
 
     Returns:
         Key -> value then and value now; keys of the machine do not count.
+
+    Raises:
+        ConfigError: the file is missing, damaged, or of another version of fedssl.
     """
-    then = flatten(load_config(read_experiment(path)))
+    try:
+        then = flatten(load_config(read_experiment(path)))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path} does not tell what was run there: {error} Give another --out, or move the "
+            "folder away to run it again."
+        ) from None
     now = flatten(load_config(dict(wanted)))
     for flat in (then, now):  # checkouts lie in different places
         flat["federation"] = Path(str(flat["federation"])).name

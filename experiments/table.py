@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -26,7 +26,6 @@ import typer
 from experiments.keys import shared_keys
 from experiments.rows import Row, load_rows
 from fedssl.cli.options import friendly_errors
-from fedssl.config import Scalar
 from fedssl.memory import write_atomically
 
 __all__ = ["load_rows", "markdown"]
@@ -80,15 +79,15 @@ def _who(row: Row) -> str:
 
 
 def _is_lower(row: Row) -> bool:
-    return row.experiment == "lower" or row.experiment.endswith("-lower")
+    return row.experiment.rpartition("-")[2] == "lower"
 
 
 def _is_upper(row: Row) -> bool:
-    return row.experiment == "upper"
+    return row.experiment.rpartition("-")[2] == "upper"
 
 
 def _bound(rows: Sequence[Row], row: Row, kind: str) -> Row | None:
-    """Return the row's own bound, of those that vary fewer keys the nearest."""
+    """Return `<experiment>-<kind>` or else `<kind>`, at the grid point that fits best."""
     if (_is_lower(row) and kind == "lower") or (_is_upper(row) and kind == "upper"):
         return row if kind == row.experiment else None
     stem = row.experiment.removesuffix("-lower")
@@ -165,7 +164,11 @@ def _by_class(lines: Sequence[_Line], sites: Sequence[str]) -> str:
 def _mixed_keys(lines: Sequence[_Line]) -> list[str]:
     """Return a sentence for each key that not all rows share; they are not quite comparable."""
     keys: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    found = [(line, _shared(line.row, config)) for line in lines for config in _configs(line.row)]
+    found = [
+        (line, shared_keys(config, line.row.parts))
+        for line in lines
+        for config in line.row.configs.values()
+    ]
     for key in sorted({key for _, shared in found for key in shared}):
         for line, shared in found:
             value = repr(shared[key]) if key in shared else "default"
@@ -178,14 +181,6 @@ def _mixed_keys(lines: Sequence[_Line]) -> list[str]:
         for key, values in keys.items()
         if len(values) > 1
     ]
-
-
-def _configs(row: Row) -> list[Mapping[str, Scalar]]:
-    return list(row.configs.values())
-
-
-def _shared(row: Row, config: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    return shared_keys(config, row.parts)
 
 
 def _difference(line: _Line, sites: Sequence[str]) -> str:

@@ -122,12 +122,13 @@ class LocalSetup:
 
         For methods that have not published one of their own.
         """
+        parts = self.run.loss.split("-")
         return supervised_loss(
             logits,
             label,
             self.task.output,
-            dice_weight=float("dice" in self.run.loss),
-            ce_weight=float("ce" in self.run.loss.split("-")),
+            dice_weight=float("dice" in parts),
+            ce_weight=float("ce" in parts),
         )
 
 

@@ -271,6 +271,11 @@ def test_a_run_with_other_keys_or_damaged_results_is_not_taken_for_finished(
     changed = Job(job.name, {**job.config, "lr": 0.5})
     with pytest.raises(ConfigError, match=r"lr = .* \(now 0.5\).*another --out"):
         open_jobs([changed], runs)
+    text = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(f"of-old = 1\n{text}")
+    with pytest.raises(ConfigError, match=r"config\.toml does not tell.*of-old.*another --out"):
+        open_jobs([job], runs)
+    (folder / "config.toml").write_text(text)
     (folder / "results.json").write_text('{"half')
     assert open_jobs([job], runs) == [job]
 
