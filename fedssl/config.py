@@ -151,7 +151,7 @@ class RunConfig(_Section):
     )
     precision: Literal["fp32", "bf16"] = "fp32"
     transfer: Literal["fp32", "fp16"] = "fp32"
-    min_labeled: int = Field(1, ge=0, description="replies of labeled or mixed sites per stage")
+    min_labeled: int = Field(1, ge=1, description="replies of labeled or mixed sites per stage")
     min_unlabeled: int = Field(1, ge=0, description="replies of unlabeled sites, where addressed")
     round_timeout: float = Field(3600.0, gt=0, description="seconds to wait for a stage")
     resume: bool = False

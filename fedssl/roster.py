@@ -107,7 +107,7 @@ def shortage(infos: Iterable[SiteInfo], run: RunConfig, *, unlabeled_train: bool
     """
     grouped = [counts_as_labeled(info) for info in infos]
     labeled, unlabeled = grouped.count(True), grouped.count(False)
-    if labeled < max(1, run.min_labeled):
+    if labeled < run.min_labeled:
         return f"{labeled} labeled or mixed sites, but min-labeled = {run.min_labeled}"
     if unlabeled_train and unlabeled < run.min_unlabeled:
         return f"{unlabeled} unlabeled sites, but min-unlabeled = {run.min_unlabeled}"

@@ -19,6 +19,9 @@ from torch import Tensor
 
 __all__ = ["Match", "match", "soft_labels"]
 
+_BLOCK = 256
+"""Queries per matrix product."""
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -26,7 +29,8 @@ class Match:
 
     Args:
         label: class of the nearest reference.
-        weight: confidence in [0, 1]; 1 where the top k hold one class only.
+        weight: confidence in [0, 1]; 1 where the top k hold one class only, 0 where a feature is
+            not finite.
     """
 
     label: Int[Tensor, " N"]
@@ -61,7 +65,8 @@ def match(
         num_classes: classes including background, at least 2.
         k: neighbours; the whole bank if it is smaller.
         tau: temperature of the class distances, > 0.
-        chunk: queries per matrix product; bounds memory, changes nothing else.
+        chunk: queries at a time, rounded up to a multiple of 256; bounds memory, changes nothing
+            else.
         bias: added to each reference's similarity; `tau * ln(g)` multiplies its `exp(-d / tau)`
             by g, e.g. by how much its site is to be trusted.
 
@@ -78,7 +83,7 @@ def match(
         distance = torch.cat(parts)
         prob = torch.softmax(-distance / tau, dim=1)
         weight = 1.0 - torch.special.entr(prob).sum(1) / math.log(num_classes)
-    return Match(label=distance.argmin(1), weight=weight.clamp(0.0, 1.0))
+    return Match(label=distance.argmin(1), weight=weight.nan_to_num(0.0).clamp(0.0, 1.0))
 
 
 @torch.no_grad()
@@ -135,10 +140,19 @@ def _similarities(
     # A matrix product may round equal columns differently, and their tie would be lost.
     rows, place = reference.unique(dim=0, return_inverse=True)
     repeated = len(rows) < len(reference)
-    for part in queries.split(chunk):
-        similarity = _unit(part.to(dtype)) @ (rows if repeated else reference).T
+    columns = (rows if repeated else reference).T
+    for part in queries.split(-(-chunk // _BLOCK) * _BLOCK):
+        similarity = _product(_unit(part.to(dtype)), columns)
         similarity = similarity[:, place] if repeated else similarity
         yield similarity if bias is None else similarity + bias.to(similarity.dtype)
+
+
+def _product(queries: Float[Tensor, "n D"], columns: Float[Tensor, "D m"]) -> Float[Tensor, "n m"]:
+    """Return a matrix product whose rows do not depend on how many there are."""
+    padded = nnf.pad(queries, (0, 0, 0, -len(queries) % _BLOCK))
+    # A product rounds differently with the number of its rows; all of these have the same.
+    blocks = [block @ columns for block in padded.split(_BLOCK)]
+    return torch.cat(blocks)[: len(queries)]
 
 
 def _unit(rows: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:

@@ -96,20 +96,23 @@ def mutual_loss(
     Args:
         logits: one tensor per decoder, at least two.
         features: per decoder, the input of its last 1x1 convolution.
-        target: class indices in [0, K); at least the labeled samples, the rest is not read.
+        target: class indices in [0, K), an axis of one channel aside; at least the labeled samples,
+            the rest is not read.
         num_labeled: labeled samples at the front of the batch; may be 0.
         gamma: weight of the supervised part.
         beta: weight of the consistency, usually ramped up over the whole run.
         scope: samples of the consistency: `all` (as released) or `unlabeled` (as described).
         ce_input: `logits`, or `probs` for the cross entropy on softmax outputs of the first
             release, with which the published numbers were most likely made.
-        classes: `all`, or `present`: reliability averages over the classes of the teacher's
-            pseudo-label in that sample, Dice over the foreground classes in the target. For many
-            classes, of which most samples show few.
+        classes: of the reliability: `all`, or `present` for those of the teacher's pseudo-label in
+            that sample; for many classes, of which most samples show few. Dice is over the
+            foreground classes in the target; with two classes and `all`, over the one there is.
 
     Raises:
         ValueError: on fewer than two decoders, shapes that differ, or an unknown option.
     """
+    if target.ndim == logits[0].ndim and target.shape[1] == 1:
+        target = target.squeeze(1)
     _check(logits, features, target, num_labeled)
     _check_options(
         scope=(scope, SCOPES), ce_input=(ce_input, CE_INPUTS), classes=(classes, CLASSES)
@@ -225,8 +228,10 @@ def _supervised(
 ) -> Float[Tensor, ""]:
     if len(target) == 0:
         return logits[0].new_zeros(())
+    # The published loss is binary and has no exception; of several classes most are absent.
+    counted = "present" if logits[0].shape[1] > 2 else classes
     losses = [
-        pooled_dice_loss(torch.softmax(z[: len(target)], dim=1), target, classes) for z in logits
+        pooled_dice_loss(torch.softmax(z[: len(target)], dim=1), target, counted) for z in logits
     ]
     return torch.stack(losses).sum()
 

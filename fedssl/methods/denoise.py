@@ -104,7 +104,8 @@ class PseudoLabels(LocalObjective):
             data.keep_only([])  # a mixed site warms up on its masks
         elif data.unlabeled and self.setup.role != Role.LABELED:
             retained = self._retained(relabeler, download, data)
-            kept = retained.mean(1) > self._config.min_retained
+            share = retained.mean(1)
+            kept = (share > 0) & (share >= self._config.min_retained)
             data.keep_only([c for c, keep in zip(data.unlabeled, kept, strict=True) if keep])
             self._stats = {"retained": float(retained.mean()), "cases_kept": float(kept.sum())}
 

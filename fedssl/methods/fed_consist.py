@@ -46,6 +46,7 @@ __all__ = ["METHOD", "FedConsist", "FedConsistConfig", "FedConsistRule"]
 class FedConsistConfig(FederatedConfig, TeacherConfig):
     """Keys of `fed_consist`."""
 
+    unlabeled_weight: float = Field(1.0, ge=0, le=1, description="of an unlabeled site's change")
     weight: float = Field(1.0, ge=0, description="final lambda of the unsupervised loss")
     ramp_rounds: int = Field(0, ge=-1, description="rounds of the ramp; -1 is rounds / 5, 0 none")
     teacher: TeacherKind = Field("current", description="who labels the plain image")

@@ -93,7 +93,7 @@ class MutualConfig(GuardConfig):
         "all", description="samples that the decoders teach each other on"
     )
     classes: Literal["all", "present"] = Field(
-        "all", description="classes that reliability and Dice are averaged over"
+        "all", description="classes that the reliability is averaged over"
     )
     view: Literal["weak", "strong"] = Field("weak", description="view of unlabeled images")
     warmup_rounds: int = Field(-1, ge=-1, description="without unlabeled sites; -1 is rounds / 3")

@@ -29,7 +29,13 @@ from fedssl.errors import ConfigError
 from fedssl.functional.consistency import hard_label
 from fedssl.methods import pseudo_label
 from fedssl.methods.base import ArraySpec, Method, Payload
-from fedssl.methods.quality_config import GuideConfig, base_run, guide_config, predictor_rounds
+from fedssl.methods.quality_config import (
+    GuideConfig,
+    anchored,
+    base_run,
+    guide_config,
+    predictor_rounds,
+)
 from fedssl.methods.quality_guide import Guided
 from fedssl.methods.quality_predictor import GATE, PREDICTOR
 from fedssl.methods.quality_rule import GuidedRule
@@ -157,7 +163,7 @@ def _check(method: Method, run: RunConfig) -> None:
             f"Key 'quality.pretrained' = {config.pretrained!r} is for quality.backbone = "
             f"'resnet18', given {config.backbone!r}."
         )
-    if config.mode == "qar" and not getattr(run.method_config, "proximal", 0.0):
+    if config.mode == "qar" and not anchored(run):
         raise ConfigError(_unanchored(run))
     try:
         method.check(base_run(run))

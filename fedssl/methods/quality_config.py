@@ -10,7 +10,14 @@ from pydantic import Field
 from fedssl.config import MethodConfig, RunConfig
 from fedssl.functional.corruption import SCRIPT_PROBABILITIES, WEAK_PROBABILITY
 
-__all__ = ["GuideConfig", "base_run", "guide_config", "normalisation", "predictor_rounds"]
+__all__ = [
+    "GuideConfig",
+    "anchored",
+    "base_run",
+    "guide_config",
+    "normalisation",
+    "predictor_rounds",
+]
 
 SMALLEST_BATCH = 4
 """Smaller batches are not divided by the sum of their weights: it cancels what they say."""
@@ -88,6 +95,11 @@ def predictor_rounds(run: RunConfig) -> int:
 def base_run(run: RunConfig) -> RunConfig:
     """Return the run as the guided method knows it: without the predictor's rounds."""
     return run.model_copy(update={"rounds": max(1, run.rounds - predictor_rounds(run))})
+
+
+def anchored(run: RunConfig) -> bool:
+    """Return whether a proximal term holds unlabeled sites to the received model."""
+    return bool(getattr(run.method_config, "proximal", 0.0) > 0)
 
 
 def normalisation(run: RunConfig) -> str:

@@ -21,7 +21,7 @@ from fedssl.functional.averaging import cpu_copy
 from fedssl.functional.labels import decode, foreground_targets
 from fedssl.functional.quality import image_quality, quality_weights
 from fedssl.methods.base import LocalObjective, LocalSetup, Recipe, TrainingData
-from fedssl.methods.quality_config import base_run, guide_config, normalisation
+from fedssl.methods.quality_config import anchored, base_run, guide_config, normalisation
 from fedssl.methods.quality_masks import snapshot_file
 from fedssl.methods.quality_predictor import (
     GATE,
@@ -56,17 +56,17 @@ class Guidance:
         """Return the losses of a step with its terms guided.
 
         A step whose samples all weigh nothing has no terms left: an optimizer step without a
-        gradient would still move the weights by its momentum. An unlabeled site skips it.
+        gradient would still move the weights by its momentum. An unlabeled site skips it, and so it
+        does where QAR alone is left and nothing holds the segmenter to the images.
         """
         if not losses.unsupervised:
             return losses
-        terms: list[Term] = []
-        if self._config.mode != "qar":
-            terms += self._weighted(losses.unsupervised)
+        terms = [] if self._config.mode == "qar" else self._weighted(losses.unsupervised)
+        alone = not terms and (self._config.mode == "qw" or not anchored(self._setup.run))
+        if alone and self._setup.role == Role.UNLABELED:
+            return Losses()
         if self._config.mode != "qw":
             terms.append(self._regulariser(losses.unsupervised))
-        if not terms and self._setup.role == Role.UNLABELED:
-            return Losses()
         return Losses(losses.supervised, terms)
 
     def metrics(self) -> dict[str, float]:

@@ -108,7 +108,29 @@ def test_chunks_change_nothing(chunk):
     whole = match(queries, bank, labels, 3)
     parts = match(queries, bank, labels, 3, chunk=chunk)
     assert torch.equal(whole.label, parts.label)
-    torch.testing.assert_close(whole.weight, parts.weight, rtol=0, atol=1e-6)
+    assert torch.equal(whole.weight, parts.weight)
+
+
+@pytest.mark.parametrize("chunk", [1, 300, 1024])
+def test_a_query_gets_the_same_label_in_whatever_company(chunk):
+    # Nearly parallel references of two classes: the last bit of a product decides.
+    generator = torch.Generator().manual_seed(1)
+    base = torch.randn(200, 64, generator=generator)
+    bank, labels = torch.cat([base, base * 1.001]), torch.arange(400) // 200
+    near = base[torch.randint(0, 200, (1025,), generator=generator)]
+    queries = near + 0.3 * torch.randn(near.shape, generator=generator)
+    whole = match(queries, bank, labels, 2)
+    parts = match(queries, bank, labels, 2, chunk=chunk)
+    alone = match(queries[-1:], bank, labels, 2)
+    assert torch.equal(whole.label, parts.label)
+    assert torch.equal(whole.weight, parts.weight)
+    assert torch.equal(whole.label[-1:], alone.label)
+
+
+def test_a_feature_that_is_not_finite_is_not_trusted():
+    queries = torch.tensor([[math.nan, 0.0], [1.0, 0.0]])
+    found = match(queries, torch.eye(2), torch.tensor([0, 1]), 2, k=1)
+    assert found.weight.tolist() == [0.0, 1.0]
 
 
 @settings(max_examples=20, deadline=None)

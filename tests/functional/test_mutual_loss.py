@@ -167,6 +167,25 @@ def test_dice_of_present_classes_skips_classes_without_a_voxel():
     assert pooled_dice_loss(prob, nothing, "present").item() == 0.0
 
 
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_the_dice_of_absent_classes_counts_in_the_binary_loss_only(num_classes):
+    logits, features, _ = draw(num_classes=num_classes)
+    target = torch.zeros(3, 4, 5, dtype=torch.long)
+    if num_classes > 2:
+        target[:, 0] = 2
+    loss = mutual_loss(logits, features, target, 3).supervised
+    prob = [z.softmax(1)[:, -2 if num_classes > 2 else 1] for z in logits]
+    truth = (target == 2).double()
+    dice = [1 - (2 * (p * truth).sum() + 1e-8) / (p.sum() + truth.sum() + 1e-8) for p in prob]
+    assert loss.item() == pytest.approx(sum(dice).item())
+
+
+def test_a_target_may_have_an_axis_of_one_channel():
+    logits, features, target = draw()
+    plain = mutual_loss(logits, features, target, 1)
+    assert mutual_loss(logits, features, target[:, None], 1).total.item() == plain.total.item()
+
+
 def test_autocast_changes_nothing():
     logits, features, target = draw(dtype=torch.float32, space=(8, 8))
     plain = mutual_loss(logits, features, target, 1)

@@ -43,7 +43,7 @@ def as_mask(values: NDArray[Any]) -> Mask:
 def dice(a: Mask, b: Mask) -> float:
     """Return the Dice overlap of two masks in [0, 1]; two empty masks overlap fully."""
     total = int(np.count_nonzero(a)) + int(np.count_nonzero(b))
-    return 1.0 if total == 0 else 2.0 * int(np.count_nonzero(a & b)) / total
+    return 1.0 if total == 0 else 2.0 * int(np.count_nonzero((a != 0) & (b != 0))) / total
 
 
 def scale_of(mask: Mask) -> float:

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from guided import FUNDUS, VOLUMES
+from guided import FUNDUS, VOLUMES, configured
 
 from fedssl.errors import TrainingError
 from fedssl.functional.losses import reduce_term
 from fedssl.functional.quality import image_quality, quality_weights
+from fedssl.methods import method_of
 from fedssl.methods.quality_guide import Guidance
 from fedssl.methods.quality_predictor import (
     predictor_of,
@@ -152,10 +153,26 @@ def test_with_a_straight_through_gradient_the_predictor_sees_hard_masks(guided_s
 
 
 def test_qar_alone_leaves_the_methods_own_terms_out(guided_setup):
-    setup = guided_setup(mode="both")
+    setup = guided_setup(role=Role.MIXED, mode="both")
     setup.run.quality.__dict__["mode"] = "qar"
     guided = Guidance(setup).guide(Losses(None, [term()]))
     assert [t.name for t in guided.unsupervised] == ["qar"]
+
+
+@pytest.mark.parametrize(
+    ("role", "method", "left"),
+    [
+        (Role.UNLABELED, "denoise", []),
+        (Role.MIXED, "denoise", ["qar"]),
+        (Role.UNLABELED, "reference", ["qar"]),  # its proximal term
+    ],
+)
+def test_where_no_pseudo_label_is_good_enough_qar_needs_an_anchor(guided_setup, role, method, left):
+    setup = guided_setup(role=role, mode="both", threshold=1.0)
+    proximal = method_of(configured(method=method)).config()
+    run = setup.run.model_copy(update={"method": method, "method_config": proximal})
+    guided = Guidance(replace(setup, run=run)).guide(Losses(None, [term()]))
+    assert [t.name for t in guided.unsupervised] == left
 
 
 def test_the_predictor_is_in_eval_mode_when_it_scores_and_in_its_own_mode_after(guided_setup):
