@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from fedssl.checkpoint import (
     Checkpoint,
@@ -218,8 +217,8 @@ class _Federation:
 
     def _exchange(self, downloads: Sequence[Download], record: RoundRecord) -> Sequence[Upload]:
         uploads = self.exchange.send(downloads, self.members.roster)
-        record.bytes_down += sum(_nbytes(d.weights) + _nbytes(d.knowledge) for d in downloads)
-        record.bytes_up += sum(_nbytes(u.weights) + _nbytes(u.knowledge) for u in uploads)
+        record.bytes_down += sum(_nbytes(d, self.run) for d in downloads)
+        record.bytes_up += sum(_nbytes(u, self.run) for u in uploads)
         return uploads
 
     def evaluate(
@@ -242,17 +241,29 @@ class _Federation:
         ]
         replies = self._exchange(downloads, record)
         self.step += 1
-        uploads = {u.site: u for u in replies if (u.round, u.stage) == (self.round, "evaluate")}
+        found = {
+            u.site: u.metrics for u in replies if (u.round, u.stage) == (self.round, "evaluate")
+        }
+        if silent := sorted(self.members.roster.keys() - found.keys()):
+            log.warning("No results on the %s split from: %s.", split, ", ".join(silent))
         return {
             site: SiteResult(
                 role=info.role.value,
                 split=split,
-                metrics=means(uploads[site].metrics) if site in uploads else {},
-                cases=int(uploads[site].metrics.get("cases", 0)) if site in uploads else 0,
+                metrics=means(found.get(site, {})),
+                cases=int(found.get(site, {}).get("cases", 0)),
+                answered=site in found,
             )
             for site, info in self.members.roster.items()
         }
 
 
-def _nbytes(arrays: Mapping[str, Tensor]) -> int:
-    return sum(a.numel() * a.element_size() for a in arrays.values())
+def _nbytes(message: Download | Upload, run: RunConfig) -> int:
+    """Return the size of a message's arrays as `transfer` sends them."""
+    halved = sum(
+        w.nbytes // 2
+        for w in message.weights.values()
+        if run.transfer == "fp16" and w.dtype == torch.float32
+    )
+    arrays = [*message.weights.values(), *message.knowledge.values()]
+    return sum(a.nbytes for a in arrays) - halved

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedssl.config import RunConfig
@@ -30,7 +31,7 @@ class ConsoleProgress:
         self._rounds = run.rounds
         sites = ", ".join(f"{i.name} ({i.role}, {i.num_examples} samples)" for i in roster.values())
         begin = f", from round {round_ + 1}" if round_ else ""
-        self._console.print(f"{run.method}: {run.rounds} rounds{begin}, seed {run.seed}. {sites}.")
+        self._print(f"{run.method}: {run.rounds} rounds{begin}, seed {run.seed}. {sites}.")
 
     def round_done(self, record: RoundRecord) -> None:
         """Show losses, Dice where it was measured, and the time left."""
@@ -42,18 +43,20 @@ class ConsoleProgress:
         if record.evaluation:
             parts.append(f"val Dice {_mean_dice(record):.3f}")
         parts.append(f"{record.seconds:.1f} s, {_clock(pace * left)} left")
-        self._console.print("  ".join(parts))
+        self._print("  ".join(parts))
 
     def finish(self, folder: RunFolder) -> None:
         """Show the per-site table and where the run folder is."""
         results = json.loads(folder.results.read_text(encoding="utf-8"))
         self._console.print(results_table(results))
-        self._console.print(
-            f"weights_sha256 {results['weights_sha256']}\nRun folder: {folder.path}"
-        )
+        self._print(f"weights_sha256 {results['weights_sha256']}\nRun folder: {folder.path}")
         report = folder.path / "report.html"
         if report.is_file():
-            self._console.print(f"Report: {report}")
+            self._print(f"Report: {report}")
+
+    def _print(self, text: str) -> None:
+        # Names may hold square brackets, which are markup to rich.
+        self._console.print(text, markup=False)
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
@@ -66,12 +69,13 @@ def results_table(results: Mapping[str, Any]) -> Table:
         table.add_column(name)
     classes = results["task"]["classes"][1:]
     for c in classes:
-        table.add_column(f"Dice {c}", justify="right")
+        table.add_column(escape(f"Dice {c}"), justify="right")
     for c in classes:
-        table.add_column(f"HD95 {c}{head}".replace("[", r"\["), justify="right")
+        table.add_column(escape(f"HD95 {c}{head}"), justify="right")
     table.add_column("pseudo Dice", justify="right")
     for name, site in sites.items():
-        cells = [name, site["role"], str(site["cases"])]
+        cases = str(site["cases"]) if site.get("answered", True) else "no answer"
+        cells = [escape(name), site["role"], cases]
         cells += [_cell(site["dice"][c], 3) for c in classes]
         cells += [
             _distance(site["hd95"][c], "" if head else site["distance_unit"]) for c in classes

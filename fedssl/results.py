@@ -25,12 +25,16 @@ SCHEMA = 1
 
 @dataclass(slots=True)
 class SiteResult:
-    """Results of the global model at one site; `metrics` holds means such as `dice/<class>`."""
+    """Results of the global model at one site; `metrics` holds means such as `dice/<class>`.
+
+    A site that did not answer has none, like one without masks.
+    """
 
     role: str
     split: str
     metrics: dict[str, float]
     cases: int
+    answered: bool = True
 
     def mean_dice(self) -> float | None:
         """Return the mean over foreground classes, or None without masks."""
@@ -68,7 +72,10 @@ class RunFolder:
         self.checkpoint = path / "checkpoint" / "latest.safetensors"
 
     def begin(self, round_: int, *, resumed: bool) -> None:
-        """Make the folder; on resume, drop the lines of rounds that are run again."""
+        """Make the folder; on resume, drop the lines of rounds that are run again.
+
+        A finished run that goes on for more rounds is unfinished again: its results go.
+        """
         if not resumed and (self.rounds.exists() or self.results.exists()):
             raise CheckpointError(
                 f"The run folder {self.path} holds a run already. Give another 'out', or --resume "
@@ -78,7 +85,10 @@ class RunFolder:
         lines = self.rounds.read_text(encoding="utf-8").splitlines() if on_disk else []
         # One line per round, in order; what follows was not checkpointed or not written in full.
         kept = "".join(line + "\n" for line in lines[:round_])
+        stale = ["results.json", "report.html", "model.safetensors"]
         try:
+            for name in stale if round_ < self.run.rounds else []:
+                (self.path / name).unlink(missing_ok=True)
             write_atomically(self.path / "config.toml", config_toml(flatten(self.run)).encode())
             write_atomically(self.rounds, kept.encode())
         except OSError as error:
@@ -150,6 +160,7 @@ def _site_entry(result: SiteResult, task: Task) -> dict[str, Any]:
         "role": result.role,
         "split": result.split,
         "cases": result.cases,
+        "answered": result.answered,
         "dice": per_class("dice"),
         "hd95": per_class("hd95"),
         "assd": per_class("assd"),

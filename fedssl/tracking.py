@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import json
 import logging
 import math
@@ -89,10 +90,15 @@ class TrackedProgress:
     def finish(self, folder: RunFolder) -> None:
         """Pass on the results, and close the trackers."""
         results = json.loads(folder.results.read_text(encoding="utf-8"))
+        rounds = str(results["rounds"])
         for name, tracker in list(self._open.items()):
+            told = self._folder / "tracking" / f"{name}.finished"
             with self._dropping(name):
-                tracker.log(result_scalars(results), results["rounds"])
+                # A finished run that is resumed evaluates again, and comes out the same.
+                if _text(told) != rounds:
+                    tracker.log(result_scalars(results), results["rounds"])
                 tracker.close()
+                write_atomically(told, rounds.encode())
         self._inner.finish(folder)
 
     @contextlib.contextmanager
@@ -133,12 +139,16 @@ def result_scalars(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _clean(found: Mapping[str, float]) -> dict[str, float]:
-    # MLflow takes these characters only; one name for all trackers.
-    return {
-        re.sub(r"[^\w./ -]", "_", name): float(number)
-        for name, number in found.items()
-        if math.isfinite(number)
-    }
+    clean: dict[str, float] = {}
+    for name, number in found.items():
+        if math.isfinite(number):
+            # MLflow takes these characters only; one name for all trackers.
+            plain = re.sub(r"[^\w./ -]", "_", name)
+            others = (f"{plain}_{count}" for count in itertools.count(2))
+            while plain in clean:
+                plain = next(others)
+            clean[plain] = float(number)
+    return clean
 
 
 class TensorBoardTracker:
@@ -177,7 +187,7 @@ class MlflowTracker:
     Args:
         folder: the run folder.
         config: flat keys of the run.
-        rounds_done: above 0 the folder's run of MLflow goes on.
+        rounds_done: unused; the folder's run of MLflow goes on if it has one.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Scalar], rounds_done: int) -> None:
@@ -185,21 +195,21 @@ class MlflowTracker:
         self._entities = importlib.import_module("mlflow.entities")
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.parent / 'mlflow.db'}"
         self._client = mlflow.MlflowClient(tracking_uri=uri)
-        self._run = _remembered(folder, "mlflow", lambda: self._create(folder), rounds_done)
-        entity = self._entities.Param
-        params = [entity(key, str(value)) for key, value in config.items() if value != ""]
-        if not rounds_done:
-            for begin in range(0, len(params), _BATCH):
-                self._client.log_batch(self._run, params=params[begin : begin + _BATCH])
+        self._run = _remembered(folder, "mlflow", lambda: self._create(folder, config))
 
-    def _create(self, folder: Path) -> str:
+    def _create(self, folder: Path, config: Mapping[str, Scalar]) -> str:
         experiment = self._client.get_experiment_by_name("fedssl")
         if experiment is None:
             artifacts = (folder.parent / "mlflow-artifacts").as_uri()
             number = self._client.create_experiment("fedssl", artifact_location=artifacts)
         else:
             number = experiment.experiment_id
-        return str(self._client.create_run(number, run_name=folder.name).info.run_id)
+        run = str(self._client.create_run(number, run_name=folder.name).info.run_id)
+        entity = self._entities.Param
+        params = [entity(key, str(value)) for key, value in config.items() if value != ""]
+        for begin in range(0, len(params), _BATCH):
+            self._client.log_batch(run, params=params[begin : begin + _BATCH])
+        return run
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
         """Send scalars in one call."""
@@ -221,12 +231,12 @@ class WandbTracker:
     Args:
         folder: the run folder.
         config: flat keys of the run.
-        rounds_done: above 0 the folder's run goes on under its old id.
+        rounds_done: unused; the folder's run goes on under its old id if it has one.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Scalar], rounds_done: int) -> None:
         wandb = _module("wandb")
-        identifier = _remembered(folder, "wandb", lambda: secrets.token_hex(8), rounds_done)
+        identifier = _remembered(folder, "wandb", lambda: secrets.token_hex(8))
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "fedssl"),
             name=folder.name,
@@ -267,11 +277,15 @@ def _module(name: str) -> Any:
         ) from None
 
 
-def _remembered(folder: Path, name: str, make: Callable[[], str], rounds_done: int) -> str:
+def _remembered(folder: Path, name: str, make: Callable[[], str]) -> str:
     """Return the tracker's own id of this run; a resumed run keeps it."""
     path = folder / "tracking" / name
-    if rounds_done and path.is_file():
-        return path.read_text(encoding="utf-8").strip()
+    if known := _text(path):
+        return known
     identifier = make()
     write_atomically(path, f"{identifier}\n".encode())
     return identifier
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""

@@ -109,6 +109,17 @@ def test_distances_carry_their_units_where_sites_differ_in_them():
     assert "[mm]" not in text.getvalue()
 
 
+def test_names_in_square_brackets_are_printed_as_they_are():
+    site = {**RESULTS["sites"]["north"], "answered": False}
+    site |= {m: {"scar [red]": None} for m in ("dice", "hd95", "assd")}
+    task = {"classes": ["background", "scar [red]"]}
+    text = io.StringIO()
+    results = {**RESULTS, "task": task, "sites": {"north [bold]": site}}
+    Console(file=text, width=160).print(results_table(results))
+    for expected in ("Dice scar [red]", "north [bold]", "no answer"):
+        assert expected in text.getvalue()
+
+
 def test_the_end_shows_the_digest_and_the_folder(tmp_path: Path):
     folder = RunFolder(tmp_path, RunConfig())
     folder.results.write_text(json.dumps(RESULTS))

@@ -59,6 +59,20 @@ def test_resuming_drops_rounds_without_a_checkpoint_and_torn_lines(folder: RunFo
     assert [r["round"] for r in folder.records()] == [0, 1]
 
 
+def test_a_finished_run_that_goes_on_is_unfinished_until_its_end(folder: RunFolder):
+    folder.begin(0, resumed=False)
+    for number in range(5):
+        folder.append(RoundRecord(number))
+    for name in ("results.json", "model.safetensors", "report.html"):
+        (folder.path / name).write_text("of 5 rounds")
+    folder.begin(5, resumed=True)
+    assert folder.results.exists()
+    longer = RunFolder(folder.path, RunConfig(rounds=8))
+    longer.begin(5, resumed=True)
+    assert len(longer.records()) == 5
+    assert sorted(p.name for p in folder.path.iterdir()) == ["config.toml", "rounds.jsonl"]
+
+
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path: Path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
@@ -102,6 +116,7 @@ def test_results_hold_what_readers_rely_on(folder: RunFolder):
         "role": "labeled",
         "split": "test",
         "cases": 4,
+        "answered": True,
         "dice": {"disc": 0.8, "cup": 0.6},
         "hd95": {"disc": 3.0, "cup": None},
         "assd": {"disc": None, "cup": None},

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedssl.cli.options import friendly_errors
@@ -46,7 +47,7 @@ def compare_command(
         written = write_comparison(folders, out)
         console = Console(highlight=False, soft_wrap=True)
         console.print(_table(folders))
-        console.print(f"{written}")
+        console.print(str(written), markup=False)
 
 
 def _table(folders: list[Path]) -> Table:
@@ -58,9 +59,9 @@ def _table(folders: list[Path]) -> Table:
     table = Table(title="Test split: Dice, mean over classes")
     table.add_column("run", no_wrap=True)
     for name in ("mean", *sites):
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for name, run in runs.items():
         dices = [run.results["mean_dice"]]
         dices += [site_dice(run.sites[site]) if site in run.sites else None for site in sites]
-        table.add_row(name, *("-" if dice is None else f"{dice:.3f}" for dice in dices))
+        table.add_row(escape(name), *("-" if dice is None else f"{dice:.3f}" for dice in dices))
     return table

@@ -86,8 +86,9 @@ def _site_pictures(run: Run, site: str) -> Markup:
 
 
 def _card(entry: Mapping[str, Any], folder: Path, site: str) -> Markup:
-    names = list(entry["layers"])
-    images = {name: _data_uri(folder / file) for name, file in entry["layers"].items()}
+    files = {name: folder / file for name, file in entry["layers"].items()}
+    images = {name: _data_uri(path) for name, path in files.items() if path.is_file()}
+    names = list(images)
     count = len(entry["slices"])
     style = [f"--{name}:url({uri})" for name, uri in images.items()]
     style += [f"--n:{count}", f"--d:{max(1, count - 1)}", f"--slice:{entry['start']}"]
@@ -98,11 +99,15 @@ def _card(entry: Mapping[str, Any], folder: Path, site: str) -> Markup:
         tag("span", entry["note"], f"; {numbers}" if numbers else None, class_="quiet"),
         tag("button", "enlarge", type="button", class_="plain enlarge", aria_pressed="false"),
     )
+    gone = None
+    if len(images) < len(files):
+        gone = tag("p", "Some pictures are gone from disk.", class_="note")
     figures = [_panel(name, entry, site) for name in names]
     return tag(
         "article",
         head,
         tag("div", *figures, class_=f"panels{_WORDS.get(len(names), '')}"),
+        gone,
         _slider(entry) if count > 1 else None,
         class_="case",
         style=";".join(style),

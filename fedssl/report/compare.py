@@ -132,6 +132,9 @@ def _warnings(runs: Runs) -> list[str]:
     warnings = []
     if len({tuple(run.sites) for run in runs.values()}) > 1:
         warnings.append("The runs are on different sites: columns hold different means.")
+    scored = {frozenset(n for n, s in run.sites.items() if s["cases"]) for run in runs.values()}
+    if len(scored) > 1 and not warnings:
+        warnings.append("Not all runs have results of the same sites: means are not comparable.")
     splits = {
         tuple(run.config.get(f"split.{key}") for key in ("seed", "folds", "fold"))
         for run in runs.values()

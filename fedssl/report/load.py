@@ -14,6 +14,9 @@ from fedssl.results import SCHEMA
 
 __all__ = ["Run", "load_run"]
 
+_NEEDED = ("method", "seed", "rounds", "engine", "weights_sha256", "task", "sites", "mean_dice")
+"""Keys of `results.json` without which there is nothing to show."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -90,6 +93,11 @@ def _results(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path} has the schema {schema!r}; this version of fedssl reads "
             f"{SCHEMA}. Use the version that wrote it."
+        )
+    missing = [key for key in _NEEDED if key not in results]
+    if missing:
+        raise DataError(
+            f"{path} lacks {', '.join(missing)}. --resume of the run evaluates and writes anew."
         )
     return results
 

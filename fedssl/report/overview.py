@@ -10,7 +10,7 @@ from fedssl.report.html import Child, Markup, join, tag
 from fedssl.report.load import Run
 from fedssl.report.parts import byte_size, duration, mean, value
 
-__all__ = ["header", "overview", "site_dice"]
+__all__ = ["answered", "header", "overview", "site_dice"]
 
 _DISTANCES = ("hd95", "assd")
 _NAMES = {"hd95": "HD95", "assd": "ASSD"}
@@ -70,6 +70,11 @@ def site_dice(site: Mapping[str, Any]) -> float | None:
     return mean(list(site["dice"].values()))
 
 
+def answered(site: Mapping[str, Any]) -> bool:
+    """Return whether a site took part in the final evaluation; older runs do not say."""
+    return bool(site.get("answered", True))
+
+
 def _cards(run: Run) -> Markup:
     results = run.results
     groups = {
@@ -125,7 +130,8 @@ def _site_row(name: str, site: Mapping[str, Any], distances: Sequence[str], pseu
             cells.append(tag("td", text, class_="num"))
     if pseudo:
         cells.append(tag("td", value(site["pseudo_dice"], 3), class_="num"))
-    cells += [tag("td", text, class_="num") for text in (site["cases"], samples)]
+    cases = site["cases"] if answered(site) else "no answer"
+    cells += [tag("td", text, class_="num") for text in (cases, samples)]
     return tag("tr", *cells, data_site=name)
 
 
@@ -159,6 +165,11 @@ def _notes(run: Run) -> list[Child]:
     hidden = [n for n, s in run.sites.items() if s["role"] == "unlabeled" and s["cases"]]
     diagnosed = sorted(_diagnosed(run))
     notes: list[Child] = []
+    if silent := [n for n, s in run.sites.items() if not answered(s)]:
+        notes.append(
+            f"Did not answer the final evaluation: {', '.join(silent)}. Means are over the others. "
+            "--resume evaluates again."
+        )
     if hidden:
         notes.append(
             f"Masks of unlabeled sites ({', '.join(hidden)}) exist on disk. Training does not open "
@@ -171,16 +182,16 @@ def _notes(run: Run) -> list[Child]:
         )
     elif diagnosed:
         notes.append(
-            f"At mixed sites ({', '.join(diagnosed)}) images that train without a mask have one on "
+            f"At {', '.join(diagnosed)} images that train without a mask have one on "
             "disk. Training does not open it; it tells the quality of pseudo-labels here."
         )
     else:
         notes.append("No mask of an unlabeled image was used, neither to train nor to evaluate.")
     notes.append(
         "The weights are those of the last round: nothing was selected on the test split. Splits "
-        f"are by subject, fold {run.config.get('split.fold', 0)} of "
-        f"{run.config.get('split.folds', '?')}, split seed {run.config.get('split.seed', '?')}; "
-        "curves show the validation split."
+        "are those published with a data set where its layout reads them, else by subject, fold "
+        f"{run.config.get('split.fold', 0)} of {run.config.get('split.folds', '?')}, split seed "
+        f"{run.config.get('split.seed', '?')}; curves show the validation split."
     )
     return notes
 

@@ -25,6 +25,7 @@ from fedssl.results import RoundRecord, RunFolder
 from fedssl.roster import common_task, misfit, site_info
 from fedssl.site import Site, versions
 from fedssl.types import Role, SiteInfo
+from fedssl.wire import Transfer, pack_download
 
 
 @dataclass
@@ -78,10 +79,13 @@ def test_validation_scores_are_recorded_and_the_test_split_is_scored_once(
     assert finished.results["sites"]["west"]["cases"] == len(site.split.test)
 
 
-def test_bytes_count_what_every_message_holds(configure: Callable[..., RunConfig], tmp_path: Path):
-    finished = run_watched(configure("denoise"), tmp_path / "run")
-    weights = finished.exchange.trained[0].weights.values()
-    size = sum(w.numel() * w.element_size() for w in weights)
+@pytest.mark.parametrize("transfer", ["fp32", "fp16"])
+def test_bytes_count_what_every_message_holds_as_it_is_sent(
+    configure: Callable[..., RunConfig], tmp_path: Path, transfer: Transfer
+):
+    finished = run_watched(configure("denoise", {"transfer": transfer}), tmp_path / "run")
+    sent = pack_download(finished.exchange.downloads[0], transfer).array_records["weights"]
+    size = sum(len(array.data) for array in sent.values())
     assert [(r["bytes_down"], r["bytes_up"]) for r in finished.rounds] == [(2 * size, 2 * size)] * 2
     assert finished.results["bytes_up"] == 4 * size
 

@@ -59,6 +59,7 @@ def test_a_site_that_cannot_evaluate_has_no_scores_and_the_run_is_complete(
 
     found = run_watched(configure(), tmp_path / "run", change=lost).results
     assert found["sites"]["west"]["cases"] == 0
+    assert [found["sites"][name]["answered"] for name in ("north", "west")] == [True, False]
     assert set(found["sites"]["west"]["dice"].values()) == {None}
     assert found["mean_dice"] is not None
 

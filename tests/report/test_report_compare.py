@@ -92,6 +92,9 @@ def test_runs_on_other_sites_or_splits_are_pointed_out(
     (better / "config.toml").write_text(config.replace("fold = 0\n", "fold = 1\n"))
     assert "different test splits" in warnings()
     results = json.loads((better / "results.json").read_text())
+    results["sites"]["south"]["cases"] = 0
+    (better / "results.json").write_text(json.dumps(results))
+    assert "Not all runs have results of the same sites" in warnings()
     results["sites"] = {"elsewhere": results["sites"]["north"]}
     (better / "results.json").write_text(json.dumps(results))
     assert "different sites" in warnings()
@@ -122,6 +125,17 @@ def test_the_report_command_names_a_folder_without_a_run(tmp_path: Path) -> None
     done = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert done.exit_code == 1
     assert "no folder of a finished run" in done.output
+
+
+def test_names_in_square_brackets_stand_in_the_table(pictures: Path, tmp_path: Path) -> None:
+    for name in ("run[lr=1]", "run[bold]"):
+        (tmp_path / name).mkdir()
+        for file in ("results.json", "rounds.jsonl", "config.toml"):
+            shutil.copy(pictures / file, tmp_path / name)
+    folders = [str(tmp_path / name) for name in ("run[lr=1]", "run[bold]")]
+    done = CliRunner().invoke(app, ["compare", *folders, "--out", str(tmp_path / "c.html")])
+    assert "(run[lr=1])" in done.output
+    assert "(run[bold])" in done.output
 
 
 def test_the_compare_command_prints_a_table_and_writes_the_page(

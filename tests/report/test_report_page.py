@@ -128,7 +128,7 @@ def test_hidden_masks_of_mixed_sites_are_told_too(copy: Path) -> None:
         site["role"] = "mixed" if site["role"] == "unlabeled" else site["role"]
     (copy / "results.json").write_text(json.dumps(changed))
     notes = [note.text for note in read_page(write_report(copy)).all("p", class_="note")]
-    assert "At mixed sites (south) images that train without a mask have one" in notes[0]
+    assert "At south images that train without a mask have one" in notes[0]
 
 
 def test_a_guided_run_says_so(copy: Path) -> None:
@@ -270,6 +270,27 @@ def test_results_without_masks_and_without_distances_are_shown_as_missing(copy: 
     assert "HD95" not in [g.text for g in page.all("th", class_="group")]
 
 
+def test_a_site_that_did_not_answer_is_not_one_without_masks(copy: Path) -> None:
+    found = results(copy)
+    found["sites"]["south"] |= {"cases": 0, "answered": False}
+    (copy / "results.json").write_text(json.dumps(found))
+    page = read_page(write_report(copy))
+    assert "Did not answer the final evaluation: south." in page.text
+    assert "no answer" in page.one("tr", data_site="south").text
+
+
+def test_a_picture_that_is_gone_leaves_the_others(pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(pictures, folder)
+    gone = sorted((folder / "sites" / "south" / "overlays").glob("*.prediction.png"))[0]
+    gone.unlink()
+    page = read_page(write_report(folder))
+    assert page.text.count("Some pictures are gone from disk.") == 1
+    assert len(list(page.all("article"))) == len(
+        list(read_page(pictures / "report.html").all("article"))
+    )
+
+
 def test_a_folder_without_results_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"results\.json does not exist.*--resume"):
         write_report(tmp_path)
@@ -285,6 +306,14 @@ def test_a_damaged_file_is_named(copy: Path, name: str) -> None:
 def test_results_that_are_none_are_refused(copy: Path) -> None:
     (copy / "results.json").write_text("[]")
     with pytest.raises(DataError, match="schema None"):
+        write_report(copy)
+
+
+def test_results_that_lack_a_part_are_refused(copy: Path) -> None:
+    found = results(copy)
+    del found["sites"]
+    (copy / "results.json").write_text(json.dumps(found))
+    with pytest.raises(DataError, match=r"results\.json lacks sites\. --resume"):
         write_report(copy)
 
 

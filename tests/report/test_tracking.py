@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fedssl.config import RunConfig, parse_run_config
 from fedssl.errors import ConfigError
 from fedssl.progress import ConsoleProgress
-from fedssl.results import RoundRecord, SiteResult
+from fedssl.results import RoundRecord, RunFolder, SiteResult
 from fedssl.tracking import (
     TRACKERS,
     TensorBoardTracker,
@@ -191,6 +191,40 @@ def test_names_keep_characters_that_all_trackers_take_and_values_are_finite() ->
         "round/bytes_down": 0.0,
         "site/north/loss/left ventricle _LV__ a_b": 1.0,
     }
+
+
+def test_names_that_only_differ_in_other_characters_stay_two() -> None:
+    record = RoundRecord(round=0, sites={"n": {"lesion <5mm": 1.0, "lesion >5mm": 2.0}})
+    found = round_scalars(record)
+    assert found["site/n/lesion _5mm"] == 1.0
+    assert found["site/n/lesion _5mm_2"] == 2.0
+
+
+def test_a_finished_run_that_is_resumed_tells_its_results_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+
+    class Memory:
+        def __init__(self, folder: Path, config: Mapping[str, object], rounds_done: int) -> None:
+            pass
+
+        def log(self, scalars: Mapping[str, float], step: int) -> None:
+            told.append(step)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setitem(TRACKERS, "tensorboard", Memory)
+    for rounds in (3, 3, 5):
+        results = {"rounds": rounds, "mean_dice": 0.5, "sites": {}, "method": "m", "seed": 0}
+        results |= {"task": {"classes": ["background"]}, "weights_sha256": ""}
+        (tmp_path / "results.json").write_text(json.dumps(results))
+        run = RunConfig(rounds=rounds)
+        progress = TrackedProgress(ConsoleProgress(Console(quiet=True)), run, tmp_path)
+        progress.start(run, {}, rounds)
+        progress.finish(RunFolder(tmp_path, run))
+    assert told == [3, 5]
 
 
 def test_missing_scores_are_left_out() -> None:
