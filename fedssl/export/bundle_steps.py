@@ -23,7 +23,8 @@ from fedssl.data.fitting import (
     resampled_size,
     with_channels,
 )
-from fedssl.data.formats import format_of, supported_suffixes
+from fedssl.data.formats import supported_suffixes
+from fedssl.data.layouts.cases import files_by_stem
 from fedssl.data.masks import mask_name, write_onto
 from fedssl.data.readers import read_geometry, read_image
 from fedssl.errors import DataError
@@ -34,16 +35,17 @@ __all__ = ["CaseInferer", "PrepareImaged", "ReadImaged", "ToLabeld", "WriteMaskd
 
 
 def image_list(folder: str) -> list[dict[str, str]]:
-    """Return one item per image file of a folder, sorted by name.
+    """Return one item per image of a folder, sorted by name.
+
+    A folder of a DICOM series in it is one image; hidden files, notes and the like are passed over.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or a file that is neither.
     """
-    root = Path(folder)
-    files = sorted(p for p in root.glob("*") if p.is_file() and format_of(p) is not None)
+    files = files_by_stem(Path(folder))
     if not files:
-        raise DataError(f"{root} holds no image; supported are {supported_suffixes()}.")
-    return [{"image": str(path)} for path in files]
+        raise DataError(f"{folder} holds no image; supported are {supported_suffixes()}.")
+    return [{"image": str(path)} for path in files.values()]
 
 
 class ReadImaged(Transform):

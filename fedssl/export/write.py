@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fedssl.errors import ExportError
-from fedssl.export import bundle, network, verify
+from fedssl.export import bundle, check, network, verify
 from fedssl.export.card import model_card
-from fedssl.export.metadata import describe, run_results
+from fedssl.export.metadata import describe
+from fedssl.export.record import run_record
 from fedssl.predict import Trained, load_trained
 
 __all__ = ["Form", "export_run"]
@@ -47,20 +48,24 @@ def export_run(run: Path, form: Form, out: Path, *, state: Path | None = None) -
 
     Raises:
         CheckpointError: the folder is no finished run.
+        ConfigError: its results.json lacks a key.
         ExportError: the folder is taken, a package is missing, or the export is not the same.
     """
+    out = out.resolve()
+    if out == Path.cwd():  # it is replaced as a whole, which would leave its user in no folder
+        raise ExportError(f"{out} is the current folder; give a new one, e.g. --out export.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"{out} exists already and is not overwritten; give a new folder.")
     trained = load_trained(run, device="cpu", state=state)
-    results = run_results(run)
-    metadata = describe(trained, results)
+    record = run_record(run)
+    metadata = describe(trained, record, state.resolve().name if state else "")
     out.parent.mkdir(parents=True, exist_ok=True)
     # A folder beside it: after the checks it takes the name in one step.
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         folder = Path(scratch) / "export"
         folder.mkdir()
         usage, card = _WRITERS[form](trained, folder, metadata)
-        card.write_text(model_card(trained, results, metadata, usage), encoding="utf-8")
+        card.write_text(model_card(trained, record, metadata, usage), encoding="utf-8")
         if out.exists():
             out.rmdir()
         shutil.move(folder, out)
@@ -71,7 +76,14 @@ def _bundle(trained: Trained, folder: Path, metadata: dict[str, Any]) -> tuple[s
     bundle.write_bundle(trained, folder, metadata)
     traced = verify.load_torchscript(folder / "models/model.ts")
     _verified(metadata, probability=verify.require_same(trained, traced, Form.TORCHSCRIPT))
-    _verified(metadata, pixels=bundle.check_bundle(trained, folder))
+    checked = check.check_bundle(trained, folder)
+    _verified(
+        metadata,
+        prepared=checked.prepared,
+        bundle_probability=checked.probability,
+        pixels=checked.pixels,
+    )
+    metadata["fedssl"]["check_mask"] = {"foreground_share": checked.foreground}
     _write_json(folder / "configs/metadata.json", metadata)
     return bundle.USAGE, folder / "docs/README.md"
 

@@ -29,13 +29,19 @@ def untrained(task: Task, method: str = "fedavg", **keys: Scalar) -> Trained:
 
 def trained_run(folder: Path, federation: Path, keys: dict[str, Scalar]) -> Path:
     """Train a tiny network for a moment and return its run folder."""
+    run = simulated(folder, federation, keys)
+    _balance(run)
+    return run
+
+
+def simulated(folder: Path, federation: Path, keys: dict[str, Scalar]) -> Path:
+    """Run a tiny federation and return its run folder as it is."""
     config = {**TINY, "federation": str(federation), "cache-dir": str(folder / "cache"), **keys}
     simulate(
         load_config({"tracking": "", **config}),
         folder / "run",
         progress=ConsoleProgress(Console(quiet=True)),
     )
-    _balance(folder / "run")
     return folder / "run"
 
 

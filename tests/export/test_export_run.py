@@ -17,8 +17,10 @@ from fedssl.cli import app
 from fedssl.data.fitting import prepare_image
 from fedssl.data.readers import read_image, read_label
 from fedssl.errors import CheckpointError, ExportError
-from fedssl.export.bundle import check_bundle, write_bundle
-from fedssl.export.metadata import describe, run_results
+from fedssl.export.bundle import write_bundle
+from fedssl.export.check import check_bundle
+from fedssl.export.metadata import describe
+from fedssl.export.record import run_record
 from fedssl.export.vendored import closure
 from fedssl.export.verify import largest_difference, load_onnx, load_torchscript
 from fedssl.export.write import Form, export_run
@@ -67,6 +69,8 @@ def test_a_bundle_writes_our_masks_where_fedssl_is_not_installed(
     bundle: Path, finished: Path, tmp_path: Path
 ) -> None:
     write_eyes(tmp_path / "images", 3)
+    for companion in ("._eye_0.png", ".DS_Store", "notes.txt"):
+        (tmp_path / "images" / companion).write_bytes(b"no image")
     run_without_fedssl(bundle, tmp_path / "images", tmp_path / "theirs")
     predict_folder(load_trained(finished), tmp_path / "images", tmp_path / "ours")
     names = sorted(p.name for p in (tmp_path / "ours").iterdir())
@@ -91,6 +95,8 @@ def test_a_bundle_has_the_files_of_monais_specification(bundle: Path) -> None:
     assert data["outputs"]["pred"]["channel_def"] == {"0": "disc", "1": "cup"}
     verified = metadata["fedssl"]["verified"]
     assert (verified["probability"] <= 1e-6, verified["pixels"] <= 1e-3) == (True, True)
+    assert max(verified["prepared"], verified["bundle_probability"]) <= 1e-4
+    assert 0 < metadata["fedssl"]["check_mask"]["foreground_share"] < 1
     assert (bundle / "docs/README.md").is_file()
 
 
@@ -104,11 +110,11 @@ def test_a_bundle_holds_no_import_of_fedssl(bundle: Path) -> None:
 
 def test_a_bundle_with_other_steps_is_refused(finished: Path, tmp_path: Path) -> None:
     trained = load_trained(finished)
-    write_bundle(trained, tmp_path / "b", describe(trained, run_results(finished)))
+    write_bundle(trained, tmp_path / "b", describe(trained, run_record(finished)))
     config = tmp_path / "b/configs/inference.json"
     assert '"output": "nested"' in config.read_text()
     config.write_text(config.read_text().replace('"output": "nested"', '"output": "exclusive"'))
-    with pytest.raises(ExportError, match=r"mask of a random image differs .* of the pixels"):
+    with pytest.raises(ExportError, match=r"the mask differs in .* of the pixels"):
         check_bundle(trained, tmp_path / "b")
 
 
@@ -130,10 +136,11 @@ def test_a_network_comes_with_its_metadata_and_card(
 def test_the_card_tells_the_run_and_nothing_of_the_machine(bundle: Path, finished: Path) -> None:
     card = (bundle / "docs/README.md").read_text()
     results = json.loads((finished / "results.json").read_text())
-    for name, site in results["sites"].items():
-        assert f"| {name} | {site['role']} |" in card
+    for name, part in {"north": "trained", "south": "trained", "west": "evaluated only"}.items():
+        site = results["sites"][name]
+        assert f"| {name} | {site['role']} | {part} |" in card
         assert f"| {name} | cup | {site['cases']} | {site['dice']['cup']:.3f} |" in card
-    assert "Trained without masks of west." in card
+    assert "trained at north, south; evaluated only at west." in card
     assert "Few test cases" in card
     assert results["weights_sha256"] in card
     assert str(finished.parent) not in card
@@ -146,6 +153,15 @@ def test_nothing_is_overwritten(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="exists already"):
         export_run(finished, Form.ONNX, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_current_folder_is_refused(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExportError, match="is the current folder"):
+        export_run(finished, Form.ONNX, Path())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
