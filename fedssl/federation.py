@@ -74,9 +74,11 @@ class SiteSpec(_Table):
             raise ValueError("the i-th of n shards, [i, n], needs 0 <= i < n")
         return shard
 
-    @field_validator("labeled")
+    @field_validator("labeled", mode="before")
     @classmethod
-    def _at_least_one(cls, labeled: int | str | None) -> int | str | None:
+    def _at_least_one(cls, labeled: object) -> object:
+        if isinstance(labeled, bool):
+            raise ValueError("how many subjects have masks, or a list file with their names")
         if isinstance(labeled, int) and labeled < 1:
             raise ValueError("a mixed site needs at least one labeled subject")
         return labeled
@@ -204,12 +206,19 @@ def _parse_tables(tables: dict[str, Any], source: str) -> tuple[Task, tuple[Site
 
 
 def _parse_site(table: Any, number: int, source: str) -> SiteSpec:
+    name = table.get("name", "") if isinstance(table, dict) else ""
+    where = f"{source}, [[site]] number {number}" + (f" ({name})" if name else "")
     try:
-        return SiteSpec.model_validate(table)
+        spec = SiteSpec.model_validate(table)
     except ValidationError as error:
-        name = table.get("name", "") if isinstance(table, dict) else ""
-        where = f"{source}, [[site]] number {number}" + (f" ({name})" if name else "")
         raise FederationError(_explain(error, where, SiteSpec)) from None
+    # Not in the table's own checks: `labeled-sites` changes roles later.
+    if spec.labeled is not None and spec.role != Role.MIXED:
+        raise FederationError(
+            f"{where}: labeled = {spec.labeled!r} chooses among the masks of a mixed site, and "
+            f'this one is {spec.role.value}. Set role = "mixed", or remove the key.'
+        )
+    return spec
 
 
 def _explain(error: ValidationError, where: str, table: type[_Table]) -> str:

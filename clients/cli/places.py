@@ -48,6 +48,11 @@ def find_sites(place: str, only: str = "", data_root: str = "") -> tuple[Task, l
     path = _file(place)
     if _is_site_file(path):
         task, spec = load_site_file(path)
+        if data_root or only not in ("", spec.name):
+            raise FederationError(
+                f"{path} describes the site {spec.name!r} with its own path; --site and "
+                "--data-root are for a federation file. Leave them out."
+            )
         return task, [spec]
     federation = str(path) if path.is_file() else place
     run = RunConfig(federation=federation, sites=only, data_root=data_root)

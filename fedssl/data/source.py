@@ -116,7 +116,7 @@ class FolderSource:
         image = with_channels(
             fit_mode(picture.array, self.task, files.image), base_channels(self.task), files.image
         )
-        label = None if files.label is None else self._label(files, files.label, picture)
+        label = None if files.label is None else self._mask(files, files.label, picture)
         spacing, unit = _spacing(self.spec, picture, files.image)
         dims = image.ndim - 1
         return Case(files.name, files.subject, image, label, spacing[-dims:], unit)
@@ -139,6 +139,17 @@ class FolderSource:
         for content in digest_files(paths, default_cache_dir() / "digests"):
             digest.update(content.encode())
         return digest.hexdigest()
+
+    def _mask(self, files: CaseFile, path: Path, picture: Picture) -> np.ndarray:
+        try:
+            return self._label(files, path, picture)
+        except DataError as error:
+            if self.spec.role != Role.UNLABELED:
+                raise
+            raise DataError(
+                f"{error} Masks of an unlabeled site only serve evaluation: moved elsewhere, it is "
+                "not needed."
+            ) from None
 
     def _label(self, files: CaseFile, path: Path, picture: Picture) -> np.ndarray:
         code = files.code if self._values is None else None

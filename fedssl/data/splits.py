@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
@@ -199,7 +200,7 @@ def _listed(spec: SiteSpec, known: set[str]) -> set[str]:
         raise DataError(
             f"Site {spec.name!r}: the list {path} of labeled subjects cannot be read: {error}."
         ) from None
-    names = {line.strip() for line in lines if line.strip()}
+    names = {unicodedata.normalize("NFC", line.strip()) for line in lines if line.strip()}
     if not names:
         raise DataError(f"{path} names nobody; write one subject or case of the site per line.")
     unknown = sorted(names - known)

@@ -71,6 +71,13 @@ def test_a_site_file_of_a_hospital_is_checked(hospital: Path) -> None:
     assert (site["site"], site["cases"], site["masks"]) == ("west", 5, 0)
 
 
+@pytest.mark.parametrize("option", [("--site", "nroth"), ("--data-root", "/elsewhere")])
+def test_options_of_a_federation_file_are_refused_for_a_site_file(hospital: Path, option) -> None:
+    done = check(hospital / "site.toml", *option)
+    assert done.exit_code == 1
+    assert "--data-root are for a federation file. Leave them out." in done.output
+
+
 def test_errors_are_listed_with_file_and_remedy_and_end_with_status_1(federation: Path) -> None:
     broken = federation.parent / "north-wing/images/mueller_1.nii.gz"
     broken.write_bytes(b"")

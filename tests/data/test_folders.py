@@ -138,10 +138,41 @@ def test_subjects_come_from_the_index_beside_or_above_the_site(tmp_path, place):
     assert [c.subject for c in list_cases(spec)] == ["p1", "p1"]
 
 
-def test_an_index_about_other_sites_says_nothing_about_this_one(tmp_path):
+def test_an_index_about_other_sites_says_nothing_about_this_one(tmp_path, caplog):
     spec = site(tmp_path, ["a.png"])
     (tmp_path / "index.csv").write_text("site,id,subject\nsouth,a,q9\n")
     assert [c.subject for c in list_cases(spec)] == ["a"]
+    assert "lists all images of" in caplog.text
+    assert "'north'" in caplog.text
+
+
+def test_an_index_without_sites_above_the_only_site_counts(tmp_path):
+    spec = site(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "index.csv").write_text("id,subject\na,p1\nb,p1\n")
+    assert [c.subject for c in list_cases(spec)] == ["p1", "p1"]
+    (tmp_path / "index.csv").write_text("id,subject\nx,p1\ny,p1\n")
+    assert [c.subject for c in list_cases(spec)] == ["a", "b"]
+
+
+def test_an_index_may_call_a_site_as_the_federation_does(tmp_path):
+    spec = site(tmp_path, ["a.png", "b.png"]).model_copy(update={"name": "hospital-1"})
+    index = "site,id,subject\nhospital-1,a,p1\nhospital-1,b,p1\nsouth,a,q9\n"
+    (tmp_path / "index.csv").write_text(index)
+    assert [c.subject for c in list_cases(spec)] == ["p1", "p1"]
+
+
+def test_an_index_in_the_sites_folder_may_serve_others_too(tmp_path):
+    spec = site(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "north/index.csv").write_text(INDEX)
+    assert [c.subject for c in list_cases(spec)] == ["p1", "p1"]
+
+
+def test_accents_pair_however_a_system_writes_them(tmp_path):
+    composed, decomposed = "\u00e9 1", "e\u0301 1"
+    spec = site(tmp_path, [f"{composed}.png"], [f"{decomposed}.png"])
+    (tmp_path / "north/index.csv").write_text(f"id,subject\n{decomposed},p1\n", encoding="utf-8")
+    (case,) = list_cases(spec)
+    assert (case.name, case.subject, case.label is not None) == (composed, "p1", True)
 
 
 @pytest.mark.parametrize(

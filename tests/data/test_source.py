@@ -224,3 +224,13 @@ def test_a_case_knows_the_grid_of_its_file(folder):
     source = FolderSource(folder(VOLUME, suffix="nii.gz", image_kw={"origin": (1, 2, 3)}), VOLUMES)
     assert source.geometry(0).size == (4, 3, 2)
     assert source.geometry(0).origin == (1, 2, 3)
+
+
+def test_a_wrong_mask_at_an_unlabeled_site_is_said_to_be_needless(folder):
+    needed = open_source(folder(GREY, MASK * 7), TASK)
+    with pytest.raises(DataError, match=r"holds the value 7") as error:
+        needed.read(0)
+    assert "moved elsewhere" not in str(error.value)
+    unlabeled = open_source(folder(GREY, MASK * 7, role="unlabeled"), TASK)
+    with pytest.raises(DataError, match=r"holds the value 7.*only serve evaluation: moved else"):
+        unlabeled.read(0)

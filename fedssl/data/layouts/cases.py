@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,8 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
                 f"{path} is of no supported type; convert it or move it out of {folder}. "
                 f"Supported: {supported_suffixes()}."
             )
-        stem = stem_of(path.name)
+        # Names that look the same are the same, however a system writes its accents.
+        stem = unicodedata.normalize("NFC", stem_of(path.name))
         other = folded.setdefault(stem.casefold(), path)
         if other != path:
             raise DataError(

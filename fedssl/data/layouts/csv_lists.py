@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedssl.data.formats import format_of
+from fedssl.data.formats import FORMATS, format_of
 from fedssl.data.layouts.cases import BINARY, CaseFile, site_folder
 from fedssl.data.layouts.layout import layout
 from fedssl.data.layouts.lists import is_there, read_rows
@@ -56,15 +56,18 @@ def list_cases(spec: SiteSpec) -> list[CaseFile]:
         expected = "train.csv or another list, named in options"
         raise wrong_tree(spec, folder, "csv", expected)
     rows: dict[Path, _Row] = {}
+    listed: dict[Path, str] = {}
     for name, path in given.items():
         base = folder / str(spec.options["root"]) if "root" in spec.options else path.parent
         for row in _rows(path, base, name):
-            other = rows.setdefault(row.image, row)
-            if other is not row:
+            file = row.image.resolve()  # a link to a listed image is the same image
+            if file in listed:
                 raise DataError(
-                    f"{path} lists {row.image}, which is listed already ({other.part}); an image "
-                    "belongs to one list, once."
+                    f"{path} lists {row.image}, which is listed already ({listed[file]}); an "
+                    "image belongs to one list, once."
                 )
+            listed[file] = name
+            rows[row.image] = row
     splits = {"val", "test"} & given.keys()
     names = named(Path(os.path.commonpath([path.parent for path in rows])), rows)
     return [
@@ -92,7 +95,7 @@ def _rows(path: Path, base: Path, part: str) -> list[_Row]:
     if not table:
         raise DataError(f"{path} lists nothing; write image_path,mask_path and a row per image.")
     header = [cell.casefold() for cell in table[0]]
-    headless = format_of(Path(table[0][0])) is not None
+    headless = table[0][0].lower().endswith(tuple(FORMATS))
     image = _column(header, _IMAGE, 0)
     mask = _column(header, _MASK, 1 if headless else -1)
     subject = _column(header, _SUBJECT, -1)
@@ -140,4 +143,5 @@ def _existing(base: Path, given: str, path: Path, number: int) -> Path:
             f"{path}, row {number}: {str(found)[:300]} does not exist. Paths start at the list's "
             "folder, or at options = { root = ... }."
         )
-    return found.resolve()
+    # Not resolved: where files are links, the link has the name and the suffix.
+    return Path(os.path.abspath(found))  # noqa: PTH100 -- Path.absolute keeps '..'

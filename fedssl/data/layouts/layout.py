@@ -89,7 +89,7 @@ class Layout:
         cases = sorted(self.lists(spec), key=lambda case: case.name)
         if not cases:
             raise DataError(f"Site {spec.name!r}: {spec.path} holds no images of {self.name}.")
-        cases = _with_indexed_subjects(cases, Path(spec.path))
+        cases = _with_indexed_subjects(cases, spec)
         twice = [name for name, n in Counter(case.name for case in cases).items() if n > 1]
         if twice:
             raise DataError(
@@ -152,8 +152,8 @@ def flag(spec: SiteSpec, option: str) -> bool:
     return given
 
 
-def _with_indexed_subjects(cases: list[CaseFile], site: Path) -> list[CaseFile]:
-    subjects = indexed_subjects(site, [case.name for case in cases])
+def _with_indexed_subjects(cases: list[CaseFile], spec: SiteSpec) -> list[CaseFile]:
+    subjects = indexed_subjects(Path(spec.path), [case.name for case in cases], spec.name)
     return [replace(case, subject=subjects.get(case.name, case.subject)) for case in cases]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedssl.data.formats import stem_of
@@ -10,13 +13,20 @@ from fedssl.errors import DataError
 
 __all__ = ["indexed_subjects"]
 
+log = logging.getLogger("fedssl")
 
-def indexed_subjects(site: Path, names: list[str]) -> dict[str, str]:
+
+def indexed_subjects(site: Path, names: list[str], called: str = "") -> dict[str, str]:
     """Return the subject of each case by its name; nothing if there is no index of the site.
+
+    Rows of the site are those with its folder's name in the column `site`, else those with its own
+    name. An index without that column serves one site: in the folder above it counts if it names a
+    case.
 
     Args:
         site: the site's folder.
         names: of its cases.
+        called: the site's name in the federation file, where that is another.
 
     Raises:
         DataError: a broken index, or one that lacks cases.
@@ -24,10 +34,29 @@ def indexed_subjects(site: Path, names: list[str]) -> dict[str, str]:
     for index in (site / "index.csv", site.parent / "index.csv"):
         if index.is_file():
             rows = _index_rows(index)
-            own = [r for r in rows if index.parent == site or r.get("site", "") == site.name]
-            if own:
+            sited = [row for row in rows if row.get("site")]
+            own = _rows_of(sited, (site.name, called)) if sited else rows
+            if index.parent == site:
+                return _named(own or rows, names, index)
+            listed = {_name(row) for row in rows}
+            if own and (sited or listed & set(names)):
                 return _named(own, names, index)
+            if listed >= set(names):
+                log.warning(
+                    "%s lists all images of %s, but under other sites, so each counts as a subject "
+                    "of its own. The column site holds the folder's name, %r.",
+                    *(index, site, site.name),
+                )
     return {}
+
+
+def _rows_of(rows: list[dict[str, str]], sites: Sequence[str]) -> list[dict[str, str]]:
+    found = ([row for row in rows if row["site"] == site] for site in sites)
+    return next((own for own in found if own), [])
+
+
+def _name(row: dict[str, str]) -> str:
+    return unicodedata.normalize("NFC", stem_of(row["id"]))
 
 
 def _index_rows(index: Path) -> list[dict[str, str]]:
@@ -43,7 +72,7 @@ def _index_rows(index: Path) -> list[dict[str, str]]:
 def _named(rows: list[dict[str, str]], names: list[str], index: Path) -> dict[str, str]:
     subjects: dict[str, str] = {}
     for row in rows:
-        name = stem_of(row["id"])
+        name = _name(row)
         subject = row["subject"]
         if subjects.setdefault(name, subject) != subject:
             raise DataError(

@@ -115,3 +115,23 @@ def test_a_path_longer_than_any_file_name_is_refused(folder, open_layout):
     write(folder, "train.csv", "image_path", "x" * 5000)
     with pytest.raises(DataError, match=r"train\.csv, row 2: .*xxx does not exist"):
         open_layout("csv", folder)
+
+
+def test_links_keep_their_names_and_are_not_listed_twice(folder, open_layout):
+    stored = (folder / "imgs/a.png").rename(folder / "7f3a")
+    (folder / "imgs/a.png").symlink_to(stored)
+    write(folder, "train.csv", "image_path,mask_path", "imgs/a.png,segs/a.png")
+    assert [case.name for case in open_layout("csv", folder).cases] == ["a"]
+    (folder / "imgs/again.png").symlink_to(stored)
+    write(folder, "val.csv", "image_path,mask_path", "imgs/again.png,segs/a.png")
+    with pytest.raises(DataError, match=r"which is listed already \(train\)"):
+        open_layout("csv", folder)
+
+
+def test_a_folder_where_the_command_runs_does_not_make_a_header_a_row(
+    folder, open_layout, tmp_path, monkeypatch
+):
+    write(folder, "train.csv", "image,mask", "imgs/a.png,segs/a.png")
+    (tmp_path / "elsewhere/image").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(open_layout("csv", folder).cases) == 1
