@@ -29,7 +29,7 @@ app.train("unlabeled")(unlabeled.train)
 @app.train("mixed")
 def train_mixed(message: Message, context: Context) -> Message:
     """Train on images with and without masks in one stage, where the site is both."""
-    return answer(message, context, role="mixed", checks=(labeled.has_masks, unlabeled.has_images))
+    return answer(message, context, role="mixed", checks=(labeled.has_masks,))
 
 
 @app.query("describe")

@@ -13,7 +13,8 @@ __all__ = ["public_reason"]
 
 LIMIT = 400
 
-_QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"|`[^`\n]*`")
+# An apostrophe within a word opens and closes nothing; a name may hold one.
+_QUOTED = re.compile(r"(?<!\w)'[^\n]*'(?!\w)|\"[^\"\n]*\"|`[^`\n]*`")
 _ABSOLUTE = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\~][^\n]*")
 _RELATIVE = re.compile(r"[^\s'\"]*[/\\][^\s'\"]*")
 _FILE = re.compile(r"\b[\w.+-]+\.(?=[a-z0-9]*[a-z])[a-z0-9]{1,5}\b(?!\()", re.IGNORECASE)

@@ -24,7 +24,7 @@ from fedssl.functional.averaging import cpu_copy
 from fedssl.members import Exchange, Members
 from fedssl.methods import method_of
 from fedssl.methods.base import ServerRule, ServerSetup
-from fedssl.replies import Replies, Wanted
+from fedssl.replies import Replies, Wanted, usable_scores
 from fedssl.results import RoundRecord, RunFolder, SiteResult
 from fedssl.seeds import derive_seed, seeded
 from fedssl.types import (
@@ -241,9 +241,8 @@ class _Federation:
         ]
         replies = self._exchange(downloads, record)
         self.step += 1
-        found = {
-            u.site: u.metrics for u in replies if (u.round, u.stage) == (self.round, "evaluate")
-        }
+        current = [u for u in replies if (u.round, u.stage) == (self.round, "evaluate")]
+        found = usable_scores(current, self.members.roster)
         if silent := sorted(self.members.roster.keys() - found.keys()):
             log.warning("No results on the %s split from: %s.", split, ", ".join(silent))
         return {

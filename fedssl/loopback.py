@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
 
 from fedssl.config import RunConfig
 from fedssl.coordinator import Progress, run_federation
@@ -19,12 +22,20 @@ __all__ = ["LoopbackExchange", "simulate"]
 
 log = logging.getLogger("fedssl")
 
+Message = TypeVar("Message", Download, Upload)
+
 
 @dataclass(slots=True)
 class LoopbackExchange:
-    """Sites as objects: a download is handed over, an upload comes back."""
+    """Sites as objects: a download is handed over, an upload comes back.
+
+    Args:
+        sites: by name.
+        transfer: with `fp16`, weights are rounded on their way as a network would.
+    """
 
     sites: Mapping[str, Site]
+    transfer: Literal["fp32", "fp16"] = "fp32"
     engine: str = "loopback"
     open: bool = False
     asking: bool = False
@@ -44,12 +55,22 @@ class LoopbackExchange:
         uploads = []
         for download in downloads:
             try:
-                uploads.append(self.sites[download.site].answer(download))
+                upload = self.sites[download.site].answer(self._sent(download))
+                uploads.append(self._sent(upload))
             except FedsslError as error:
                 log.error("Site %s failed: %s", download.site, error)
             except Exception:
                 log.exception("Site %s failed.", download.site)
         return uploads
+
+    def _sent(self, message: Message) -> Message:
+        if self.transfer == "fp32":
+            return message
+        rounded = {
+            name: w.half().float() if w.dtype == torch.float32 else w
+            for name, w in message.weights.items()
+        }
+        return replace(message, weights=rounded)
 
     def wait(self, sites: Collection[str], seconds: float) -> bool:
         """Return False: a site that failed would fail again."""
@@ -69,4 +90,4 @@ def simulate(run: RunConfig, folder: Path, *, progress: Progress) -> RunFolder:
         spec.name: Site(spec, federation.task, run, folder / "sites" / spec.name)
         for spec in federation.sites
     }
-    return run_federation(run, LoopbackExchange(sites), folder, progress=progress)
+    return run_federation(run, LoopbackExchange(sites, run.transfer), folder, progress=progress)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from fedssl.errors import TrainingError
-from fedssl.functional.averaging import cpu_copy, weights_sha256
+from fedssl.functional.averaging import all_finite, cpu_copy, weights_sha256
 from fedssl.types import Arrays
 
 __all__ = ["FileMemory", "split_token", "write_atomically"]
@@ -76,9 +76,17 @@ class FileMemory:
     def save(self, name: str, arrays: Arrays) -> None:
         """Keep `arrays` under `name`, atomically.
 
+        What is not finite is not kept: it would spoil every later round of this site, and what was
+        kept before still serves.
+
         Raises:
             TrainingError: they cannot be written.
         """
+        if not all_finite(arrays):
+            log.warning(
+                "The state %r of round %d is not finite, so not kept.", name, self._round + 1
+            )
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{name}.r{self._round:06d}.s{self._step:08d}.safetensors"
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedssl.config import RunConfig
@@ -14,7 +14,7 @@ from fedssl.methods.base import Payload
 from fedssl.roster import counts_as_labeled
 from fedssl.types import Arrays, SiteInfo, Stage, Upload
 
-__all__ = ["Replies", "Shortage", "Wanted"]
+__all__ = ["Replies", "Shortage", "Wanted", "usable_scores"]
 
 log = logging.getLogger("fedssl")
 
@@ -129,10 +129,31 @@ class Replies:
             raise UploadError(f"Site {site!r} was not asked in stage {wanted.stage.name!r}.")
         _check_report(upload, wanted.roster[site])
         _check_weights(upload, wanted)
-        wanted.payload.check_upload(wanted.stage.name, upload.knowledge, site)
+        wanted.payload.check_upload(upload)
         for name, array in {**upload.weights, **upload.knowledge}.items():
             if not all_finite({name: array}):
                 raise UploadError(f"Site {site!r}: {name!r} holds NaN or infinity.")
+
+
+def usable_scores(
+    uploads: Iterable[Upload], roster: Mapping[str, SiteInfo]
+) -> dict[str, Mapping[str, float]]:
+    """Return what sites report of an evaluation; what is unusable is logged and left out.
+
+    Args:
+        uploads: of a stage `evaluate`; sums `x/sum` with their counts `x/count`.
+        roster: who takes part.
+    """
+    found: dict[str, Mapping[str, float]] = {}
+    for upload in uploads:
+        sums = {k: v for k, v in upload.metrics.items() if k.endswith("/sum")}
+        odd = [k for k, v in upload.metrics.items() if not math.isfinite(v) or v < 0]
+        odd += [k for k in sums if f"{k.removesuffix('sum')}count" not in upload.metrics]
+        if upload.site not in roster or odd:
+            log.warning("Refused: the scores of site %r (%s).", upload.site, ", ".join(odd[:3]))
+        else:
+            found[upload.site] = upload.metrics
+    return found
 
 
 def _check_weights(upload: Upload, wanted: Wanted) -> None:

@@ -52,6 +52,16 @@ def test_all_stages_of_the_current_round_are_kept(tmp_path: Path):
     assert [loaded(FileMemory(tmp_path, 0, step)) for step in range(4)] == [None, 0, 1, 2]
 
 
+def test_what_is_not_finite_is_not_kept_and_does_not_replace_what_was(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    FileMemory(tmp_path, 0, 0).save("bank", value(1))
+    for number in (float("nan"), float("inf")):
+        FileMemory(tmp_path, 1, 1).save("bank", value(number))
+    assert loaded(FileMemory(tmp_path, 2, 2)) == 1
+    assert "'bank' of round 2 is not finite" in caplog.text
+
+
 def test_something_that_is_saved_rarely_stays_until_it_is_replaced(tmp_path: Path):
     FileMemory(tmp_path, 0, 0).save("bank", value(1))
     for round_ in range(1, 5):

@@ -15,7 +15,7 @@ from fedssl.methods import load_config
 from fedssl.results import RoundRecord, RunFolder
 from fedssl.site import Site
 from fedssl.types import Download, SiteInfo, Upload
-from fedssl.wire import pack_download, pack_upload, unpack_download, unpack_upload
+from fedssl.wire import Transfer, pack_download, pack_upload, unpack_download, unpack_upload
 
 TASK = """\
 [task]
@@ -108,6 +108,7 @@ class Watched:
         crash_after: number of answers to training stages after which the process ends.
         reverse: ask and answer in the opposite order.
         wire: pack and unpack every message, as Flower does.
+        transfer: then, how.
         absent: (round, site) of stages that a site takes no part in.
     """
 
@@ -116,6 +117,7 @@ class Watched:
     crash_after: int = -1
     reverse: bool = False
     wire: bool = False
+    transfer: Transfer = "fp32"
     absent: Set[tuple[int, str]] = frozenset()
     engine: str = "loopback"
     open: bool = False
@@ -156,10 +158,10 @@ class Watched:
 
     def _answer(self, download: Download) -> Upload:
         if self.wire:
-            download = unpack_download(pack_download(download))
+            download = unpack_download(pack_download(download, self.transfer))
         upload = self.sites[download.site].answer(download)
         if self.wire:
-            upload = unpack_upload(pack_upload(upload))
+            upload = unpack_upload(pack_upload(upload, self.transfer))
         self.downloads.append(download)
         self.uploads.append(upload)
         return upload

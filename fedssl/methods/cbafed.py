@@ -35,6 +35,7 @@ from fedssl.methods.base import (
     as_exclusive,
 )
 from fedssl.methods.joint import JointObjective, JointStep
+from fedssl.methods.payload import EVERYONE
 from fedssl.methods.ssl_rule import FederatedConfig, PhasedRule, check_warmup
 from fedssl.methods.terms import pseudo_label_term
 from fedssl.methods.whole_case import predict_whole
@@ -203,7 +204,7 @@ class BalancedRule(PhasedRule):
 
 def payload(run: RunConfig, task: Task, weights: Arrays) -> Payload:
     """Return the extras that travel: class counts up, class shares down."""
-    spec = ArraySpec((task.num_classes,), torch.float64)
+    spec = ArraySpec((task.num_classes,), torch.float64, EVERYONE)
     return Payload(down={"train": {"class_share": spec}}, up={"train": {"class_count": spec}})
 
 

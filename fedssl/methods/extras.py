@@ -12,6 +12,7 @@ from fedssl.functional import denoising as dn
 from fedssl.functional.labels import foreground_targets
 from fedssl.functional.shares import foreground_counts
 from fedssl.methods.base import ArraySpec, Payload, TrainingData
+from fedssl.methods.payload import EVERYONE
 from fedssl.types import Arrays, Task
 
 __all__ = [
@@ -103,10 +104,10 @@ def pooled_share(counts: Arrays) -> Arrays:
     return {"foreground_share": total[:-1] / total[-1].clamp_min(1)}
 
 
-def _prototype_specs(classes: int) -> tuple[dict[str, ArraySpec], dict[str, ArraySpec]]:
+def _prototype_specs(classes: int, width: int) -> tuple[dict[str, ArraySpec], dict[str, ArraySpec]]:
     """Return the declarations of feature sums (up) and prototypes (down)."""
-    vectors = ArraySpec((classes, None), torch.float64)
-    weights = ArraySpec((classes,), torch.float64)
+    vectors = ArraySpec((classes, width), torch.float64, EVERYONE)
+    weights = ArraySpec((classes,), torch.float64, EVERYONE)
     up = {f"{side}_sum": vectors for side in ("object", "background")}
     up |= {f"{side}_weight": weights for side in ("object", "background")}
     down = {f"prototype_{side}": vectors for side in ("object", "background")}
@@ -120,7 +121,7 @@ def payload(run: RunConfig, task: Task, weights: Arrays) -> Payload:
         for name, value in weights.items()
     }
     classes = task.num_classes - 1
-    sums, prototypes = _prototype_specs(classes)
+    sums, prototypes = _prototype_specs(classes, run.model.width)
     share = {"foreground_share": ArraySpec((classes,), torch.float64)}
     counts = {"foreground_count": ArraySpec((classes + 1,), torch.float64)}
     return Payload(

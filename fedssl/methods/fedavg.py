@@ -21,7 +21,11 @@ from typing_extensions import override
 from fedssl.config import RunConfig
 from fedssl.functional.averaging import weighted_average
 from fedssl.methods.base import LocalObjective, Method, Payload, ServerRule, ServerSetup
-from fedssl.methods.server_optimizer import ServerOptimizer, ServerOptimizerConfig
+from fedssl.methods.server_optimizer import (
+    ServerOptimizer,
+    ServerOptimizerConfig,
+    check_server_optimizer,
+)
 from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts
 from fedssl.roster import counts_as_labeled
@@ -82,10 +86,6 @@ def no_payload(run: RunConfig, task: Task, weights: Arrays) -> Payload:
     return Payload()
 
 
-def accept(run: RunConfig) -> None:
-    """Accept every configuration."""
-
-
 METHOD = Method(
     name="fedavg",
     summary="Supervised FedAvg over labeled sites: lower bound; all sites labeled: upper bound.",
@@ -97,5 +97,5 @@ METHOD = Method(
     build_model=lambda run, task: build_unet(run.model, task),
     parts=shared_parts,
     payload=no_payload,
-    check=accept,
+    check=check_server_optimizer,
 )

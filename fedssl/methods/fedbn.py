@@ -13,7 +13,8 @@ from __future__ import annotations
 from torch import nn
 
 from fedssl.methods.base import Method
-from fedssl.methods.fedavg import FedAvgConfig, FedAvgRule, Supervised, accept, no_payload
+from fedssl.methods.fedavg import FedAvgConfig, FedAvgRule, Supervised, no_payload
+from fedssl.methods.server_optimizer import check_server_optimizer
 from fedssl.models import build_unet
 from fedssl.models.parts import norm_names
 
@@ -38,5 +39,5 @@ METHOD = Method(
     build_model=lambda run, task: build_unet(run.model, task),
     parts=private_norms,
     payload=no_payload,
-    check=accept,
+    check=check_server_optimizer,
 )

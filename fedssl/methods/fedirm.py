@@ -43,6 +43,7 @@ from fedssl.methods.base import (
 )
 from fedssl.methods.joint import JointStep
 from fedssl.methods.mean_teacher import MeanTeacherConfig
+from fedssl.methods.payload import HAVE_MASKS
 from fedssl.methods.ssl_rule import FederatedConfig, PhasedRule, check_warmup
 from fedssl.methods.teacher import StudentTeacher, Teacher, noisy
 from fedssl.methods.terms import consistency_term
@@ -191,8 +192,8 @@ def payload(run: RunConfig, task: Task, weights: Arrays) -> Payload:
     """Return the extras that travel both ways: a relation matrix and which rows are known."""
     classes = task.num_classes
     relation = {
-        "relation": ArraySpec((classes, classes)),
-        "relation_valid": ArraySpec((classes,), torch.bool),
+        "relation": ArraySpec((classes, classes), always_from=HAVE_MASKS),
+        "relation_valid": ArraySpec((classes,), torch.bool, HAVE_MASKS),
     }
     return Payload(down={"train": relation}, up={"train": relation})
 

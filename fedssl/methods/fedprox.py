@@ -15,7 +15,8 @@ from typing_extensions import override
 
 from fedssl.functional.proximal import proximal_penalty
 from fedssl.methods.base import LocalObjective, LocalSetup, Method
-from fedssl.methods.fedavg import FedAvgConfig, FedAvgRule, accept, no_payload
+from fedssl.methods.fedavg import FedAvgConfig, FedAvgRule, no_payload
+from fedssl.methods.server_optimizer import check_server_optimizer
 from fedssl.models import build_unet
 from fedssl.models.parts import shared_parts
 from fedssl.types import LabeledBatch, Losses, UnlabeledBatch
@@ -62,5 +63,5 @@ METHOD = Method(
     build_model=lambda run, task: build_unet(run.model, task),
     parts=shared_parts,
     payload=no_payload,
-    check=accept,
+    check=check_server_optimizer,
 )

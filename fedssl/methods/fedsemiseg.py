@@ -37,6 +37,7 @@ from fedssl.methods.base import (
     TrainingData,
 )
 from fedssl.methods.joint import JointObjective, JointStep
+from fedssl.methods.payload import EVERYONE
 from fedssl.methods.ssl_rule import FederatedConfig, PhasedRule, check_warmup
 from fedssl.methods.teacher import evaluating
 from fedssl.methods.terms import pseudo_label_term
@@ -241,7 +242,7 @@ def payload(run: RunConfig, task: Task, weights: Arrays) -> Payload:
     }
     return Payload(
         down={"train": {**models, "bank": ArraySpec((None, 2, width))}},
-        up={"train": {"prototype": ArraySpec((2, width))}},
+        up={"train": {"prototype": ArraySpec((2, width), always_from=EVERYONE)}},
     )
 
 

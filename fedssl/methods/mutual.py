@@ -12,8 +12,7 @@ soft Dice loss. The loss at every site is
 
 with t the step of the whole run, so that no round restarts the ramp. That every site minimises it
 and the coordinator averages, part by part, is our extension to a federation: unlabeled sites have
-the second part only, nothing holds them, and so they join after a warm-up, with a weight, and
-watched by an alarm.
+the second part only, so they join after a warm-up, with a weight, and watched by an alarm.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ from fedssl.methods.mutual_nets import (
     build_students,
     student_parts,
 )
-from fedssl.methods.ssl_rule import GuardConfig, capped
+from fedssl.methods.ssl_rule import GuardConfig, capped, learned_nothing
 from fedssl.models import SegmentationModel
 from fedssl.models.multi_decoder import MultiOutput
 from fedssl.roster import counts_as_labeled
@@ -279,7 +278,8 @@ class MutualRule(ServerRule):
 
     def _weight(self, upload: Upload) -> float:
         if upload.role == Role.UNLABELED:
-            return self._config.unlabeled_weight * upload.num_examples
+            count = 0 if learned_nothing(upload) else upload.num_examples
+            return self._config.unlabeled_weight * count
         by_all = upload.role == Role.MIXED and self._config.weigh_mixed_by == "all"
         return float(upload.num_examples if by_all else upload.num_labeled)
 

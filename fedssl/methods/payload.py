@@ -10,17 +10,27 @@ import torch
 from torch import Tensor
 
 from fedssl.errors import FederationError, UploadError
-from fedssl.types import Arrays
+from fedssl.types import Arrays, Role, Upload
 
-__all__ = ["ArraySpec", "Payload"]
+__all__ = ["EVERYONE", "HAVE_MASKS", "ArraySpec", "Payload"]
+
+EVERYONE = tuple(Role)
+HAVE_MASKS = (Role.LABELED, Role.MIXED)
 
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """Shape and dtype of one declared extra; None stands for a free axis."""
+    """Shape and dtype of one declared extra.
+
+    Args:
+        shape: None stands for a free axis.
+        dtype: of the tensor.
+        always_from: roles whose uploads of the stage never lack it.
+    """
 
     shape: tuple[int | None, ...]
     dtype: torch.dtype = torch.float32
+    always_from: tuple[Role, ...] = ()
 
     def accepts(self, array: Tensor) -> bool:
         """Whether an array has this dtype and shape."""
@@ -46,11 +56,21 @@ class Payload:
         if problem:
             raise FederationError(f"The download of stage {stage!r} {problem}")
 
-    def check_upload(self, stage: str, extras: Arrays, site: str) -> None:
-        """Raise `UploadError` if an upload carries an undeclared or misshapen extra."""
-        problem = _undeclared(self.up.get(stage, {}), extras)
+    def check_upload(self, upload: Upload) -> None:
+        """Raise `UploadError` if an extra is undeclared, misshapen or missing."""
+        declared, extras = self.up.get(upload.stage, {}), upload.knowledge
+        problem = _undeclared(declared, extras)
+        lacking = [
+            name
+            for name, spec in declared.items()
+            if upload.role in spec.always_from and name not in extras
+        ]
+        if lacking and not problem:
+            problem = f"lacks {', '.join(lacking)}, which the method always sends."
         if problem:
-            raise UploadError(f"The upload of site {site!r} in stage {stage!r} {problem}")
+            raise UploadError(
+                f"The upload of site {upload.site!r} in stage {upload.stage!r} {problem}"
+            )
 
 
 def _undeclared(declared: Mapping[str, ArraySpec], extras: Arrays) -> str:

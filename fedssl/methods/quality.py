@@ -29,6 +29,7 @@ from fedssl.errors import ConfigError
 from fedssl.functional.consistency import hard_label
 from fedssl.methods import pseudo_label
 from fedssl.methods.base import ArraySpec, Method, Payload
+from fedssl.methods.payload import EVERYONE
 from fedssl.methods.quality_config import (
     GuideConfig,
     anchored,
@@ -136,7 +137,7 @@ def _parts(method: Method, model: nn.Module) -> dict[str, list[str]]:
 def _payload(method: Method, run: RunConfig, task: Task, weights: Arrays) -> Payload:
     own = {k: v for k, v in weights.items() if not k.startswith(f"{PREDICTOR}.")}
     base = method.payload(base_run(run), task, own)
-    sums = ArraySpec((6,), torch.float64)
+    sums = ArraySpec((6,), torch.float64, EVERYONE)
     return replace(base, up={**base.up, GATE: {"normal": sums, "blackout": sums}})
 
 

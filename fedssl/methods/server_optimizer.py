@@ -9,11 +9,12 @@ from pydantic import Field
 from torch import Tensor
 
 from fedssl.config import MethodConfig, RunConfig
+from fedssl.errors import ConfigError
 from fedssl.functional.server_optimizer import ServerKind, ServerState, server_update
 from fedssl.models import build_unet
 from fedssl.types import Arrays, Task
 
-__all__ = ["ServerOptimizer", "ServerOptimizerConfig"]
+__all__ = ["ServerOptimizer", "ServerOptimizerConfig", "check_server_optimizer"]
 
 ADAPTIVE_LR = 0.01
 
@@ -28,6 +29,26 @@ class ServerOptimizerConfig(MethodConfig):
     server_beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
     server_beta2: float = Field(0.99, ge=0, lt=1, description="decay of the second moment")
     server_tau: float = Field(1e-3, gt=0, description="added to the root of the second moment")
+
+
+def check_server_optimizer(run: RunConfig) -> None:
+    """Raise `ConfigError` for keys that have no effect with the chosen optimizer."""
+    config = run.method_config
+    assert isinstance(config, ServerOptimizerConfig)
+    idle = {"none": ("lr", "beta1", "beta2", "tau"), "momentum": ("beta2", "tau")}
+    for name in idle.get(config.server_optimizer, ()):
+        given = getattr(config, f"server_{name}")
+        if given != type(config).model_fields[f"server_{name}"].default:
+            raise ConfigError(
+                f"Key '{run.method}.server-{name}' = {given} has no effect with "
+                f"'{run.method}.server-optimizer' = {config.server_optimizer!r}. Leave it out, or "
+                "choose another optimizer."
+            )
+    if -1 < config.server_lr < 0:
+        raise ConfigError(
+            f"Key '{run.method}.server-lr' = {config.server_lr}: give a rate from 0 on, or -1 for "
+            "the optimizer's own."
+        )
 
 
 class ServerOptimizer:

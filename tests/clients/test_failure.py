@@ -21,6 +21,11 @@ HINT = " (details are in the site's own log)"
         ),
         (DataError("Case 'doe_jane_1961' has no mask."), "DataError: Case <...> has no mask."),
         (
+            DataError("The site's mask of case 'doe_jane' has the patient's value 3."),
+            "DataError: The site's mask of case <...> has the patient's value 3.",
+        ),
+        (DataError("Case 'Jane O'Hara' has no mask."), "DataError: Case <...> has no mask."),
+        (
             FileNotFoundError(2, "No such file or directory", "/srv/doe/image.png"),
             "FileNotFoundError: [Errno 2] No such file or directory: <...>",
         ),

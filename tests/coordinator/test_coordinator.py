@@ -192,13 +192,15 @@ def test_a_message_for_another_site_is_refused(sites: dict[str, Site]):
         sites["north"].answer(Download("r", 0, "describe", "west"))
 
 
+@pytest.mark.parametrize("transfer", ["fp32", "fp16"])
 def test_the_loop_is_the_same_whoever_carries_the_messages(
-    configure: Callable[..., RunConfig], tmp_path: Path
+    configure: Callable[..., RunConfig], tmp_path: Path, transfer: Transfer
 ):
     from fedssl.loopback import LoopbackExchange
 
-    run = configure("denoise")
-    direct = run_watched(run, tmp_path / "direct")
-    exchange = LoopbackExchange(open_sites(run, tmp_path / "loop"))
+    run = configure("denoise", {"transfer": transfer})
+    packed = Watched(open_sites(run, tmp_path / "direct"), wire=True, transfer=transfer)
+    direct = run_through(packed, run, tmp_path / "direct")
+    exchange = LoopbackExchange(open_sites(run, tmp_path / "loop"), transfer)
     folder = run_federation(run, exchange, tmp_path / "loop", progress=Silent())
     assert json.loads(folder.results.read_text())["weights_sha256"] == direct.digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -105,6 +106,53 @@ def test_a_broken_upload_of_an_unlabeled_site_is_left_out_and_logged(
     assert [list(r["sites"]) for r in run.rounds] == [["north"], ["north"]]
     fedavg = run_watched(configure("fedavg"), tmp_path / "fedavg")
     assert run.digest == fedavg.digest
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "stage", "lacking"),
+    [
+        ("fedirm", {}, "train", "lacks relation, relation_valid"),
+        ("cbafed", {}, "train", "lacks class_count"),
+        ("fedsemiseg", {}, "train", "lacks prototype"),
+        (
+            "denoise",
+            {"denoise.prototypes": "labeled"},
+            "prototypes",
+            "lacks object_sum, background_sum, object_weight, background_weight",
+        ),
+    ],
+)
+def test_an_upload_without_what_the_method_always_sends_is_refused(
+    configure: Callable[..., RunConfig], tmp_path: Path, method, keys, stage, lacking
+):
+    def emptied(upload: Upload) -> Upload:
+        return replace(upload, knowledge={}) if upload.stage == stage else upload
+
+    run = configure(method, {f"{method}.warmup-rounds": 0, **keys})
+    with pytest.raises(FederationError, match=lacking):
+        run_watched(run, tmp_path / "run", change=emptied)
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [{"cases": math.nan}, {"dice/disc/sum": 1.0}, {"dice/disc/sum": math.inf, "cases": 1.0}],
+)
+def test_scores_that_cannot_be_used_are_left_out_and_the_run_goes_on(
+    configure: Callable[..., RunConfig],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    metrics: dict[str, float],
+):
+    def odd(upload: Upload) -> Upload:
+        scores = upload.stage == "evaluate" and upload.site == "west"
+        return replace(upload, metrics=metrics) if scores else upload
+
+    run = configure("fedavg", {"evaluate.every": 1})
+    done = run_watched(run, tmp_path / "run", change=odd)
+    assert len(done.rounds) == 2
+    assert done.results["sites"]["west"]["answered"] is False
+    assert done.results["sites"]["north"]["answered"] is True
+    assert "Refused: the scores of site 'west'" in caplog.text
 
 
 @dataclass

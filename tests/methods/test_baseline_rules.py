@@ -9,6 +9,7 @@ import torch
 from baseline_runs import TASK, configured
 from tiny_federations import TINY
 
+from fedssl.errors import ConfigError
 from fedssl.functional.averaging import cpu_copy
 from fedssl.functional.schedules import sigmoid_ramp
 from fedssl.methods import METHODS, load_config
@@ -228,3 +229,18 @@ def test_moments_of_the_server_survive_a_restart():
     fresh = METHODS["fedavg"].server(ServerSetup(run.method_config, run, TASK, ROSTER, {}))
     other = fresh.merge(1, TRAIN, after, [sent])
     assert any(not torch.equal(ours[k], other[k]) for k in ours)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"server-lr": 0.3}, r"server-lr' = 0\.3 has no effect with 'fedavg\.server-opt.* 'none'"),
+        ({"server-optimizer": "momentum", "server-tau": 1.0}, r"server-tau' = 1\.0 has no effect"),
+        ({"server-optimizer": "adam", "server-lr": -0.5}, r"give a rate from 0 on, or -1"),
+    ],
+)
+def test_keys_of_the_server_that_would_do_nothing_are_refused(keys, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config({"method": "fedavg", **{f"fedavg.{key}": value for key, value in keys.items()}})
+    for used in ("adagrad", "adam", "yogi"):
+        load_config({"method": "fedavg", "fedavg.server-optimizer": used, "fedavg.server-lr": 0.3})

@@ -43,6 +43,15 @@ def test_the_average_weighs_sites_by_their_samples(weigh, mixed, share, unlabele
     assert merged["w"].item() == pytest.approx(expected)
 
 
+def test_an_unlabeled_site_that_skipped_every_step_weighs_nothing():
+    rule = server_rule(**{"mutual.unlabeled-share": 1.0})
+    weights = {"w": torch.tensor([1.0])}, {"w": torch.tensor([100.0])}
+    labeled = Upload("a", Role.LABELED, 0, "train", 4, 4, weights[0])
+    skipped = Upload("b", Role.UNLABELED, 0, "train", 8, 0, weights[1])
+    skipped = replace(skipped, metrics={"steps_skipped": 2.0})
+    assert rule.merge(0, rule.plan(0)[0], {}, [labeled, skipped])["w"].item() == 1.0
+
+
 def test_unlabeled_sites_join_after_the_warmup():
     rule = server_rule(("labeled", "mixed", "unlabeled"), rounds=9)
     asked = [rule.plan(r)[0].sites for r in range(9)]
