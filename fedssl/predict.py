@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,13 +16,12 @@ from torch import Tensor
 
 from fedssl.config import RunConfig, Scalar
 from fedssl.data.cropping import lengths, paste
-from fedssl.data.masks import mask_name, write_onto
+from fedssl.data.masks import mask_name
+from fedssl.data.new_images import NewImages, write_whole
 from fedssl.data.prepare import PreparePlan, cropped, prepare_case
 from fedssl.data.sizes import parse_size
-from fedssl.data.source import FolderSource
 from fedssl.engine import pick_device
 from fedssl.errors import CheckpointError, DataError
-from fedssl.federation import SiteSpec
 from fedssl.functional.labels import foreground_probabilities
 from fedssl.inference import label_map, predict_case
 from fedssl.memory import FileMemory
@@ -30,7 +29,7 @@ from fedssl.methods import METHODS, load_config
 from fedssl.methods.base import Method
 from fedssl.models import SegmentationModel, channels_last
 from fedssl.seeds import derive_seed, seeded
-from fedssl.types import Case, Output, Role, Task
+from fedssl.types import Case, Output, Task
 
 __all__ = [
     "Prediction",
@@ -40,6 +39,8 @@ __all__ = [
     "predict_folder",
 ]
 
+_REASONS: Final = 5
+"""Of so many images that fail the reason is told; the same one may hold for thousands."""
 LATEST: Final = 2**62
 """A step that comes after every step, to read a site's memory as it was left."""
 
@@ -192,57 +193,80 @@ def predict_folder(
     images: Path,
     out: Path,
     *,
+    spacing: Sequence[float] | None = None,
     progress: Callable[[Prediction], None] = lambda prediction: None,
+    skipped: Callable[[int], None] = lambda count: None,
 ) -> list[Prediction]:
     """Write one mask per image, on the image's own grid and in its format.
 
     A mask holds class indices. The mask of a JPEG picture is a PNG file, since JPEG would change
-    its values.
+    its values. Nothing is overwritten: an image whose mask exists is passed over. One that cannot
+    be read does not keep the others from their masks.
 
     Args:
         trained: what predicts.
         images: folder of image files.
         out: folder for the masks; made if it does not exist.
+        spacing: mm per axis of every image, in the order x, y(, z) of the file; None: what their
+            headers say.
         progress: is told of every mask.
+        skipped: is told how many masks exist already, if any do.
+
+    Returns:
+        The masks that were written now.
 
     Raises:
-        DataError: there are no images, one cannot be read, or a mask exists already.
+        DataError: there are no images, a mask cannot be written, or images cannot be read; then
+            all others have their masks.
     """
-    source = _source(images, trained.task)
+    source = NewImages(images, trained.task, spacing)
+    if out.resolve() == images.resolve():
+        raise DataError(f"{out} holds the images themselves; give another folder for the masks.")
     out.mkdir(parents=True, exist_ok=True)
     targets = [out / mask_name(file.image) for file in source.files]
-    taken = [path for path in targets if path.exists()]
-    if taken:
-        raise DataError(f"{taken[0]} exists already and is not overwritten; give a new folder.")
-    written = []
-    for index, (case, target) in enumerate(zip(_cases(source), targets, strict=True)):
-        label = _label(trained, case)
-        write_onto(target, label.numpy(), source.geometry(index))
+    missing = [index for index, target in enumerate(targets) if not target.exists()]
+    if len(missing) < len(targets):
+        skipped(len(targets) - len(missing))
+    written: list[Prediction] = []
+    failed: dict[str, str] = {}
+    for index in missing:
+        image = source.files[index].image
+        try:
+            label, geometry = _label(trained, source.read(index), image), source.geometry(index)
+        except DataError as error:
+            failed[image.name] = str(error)
+            continue
+        write_whole(targets[index], label.numpy(), geometry)
         counts = torch.bincount(label.flatten().long(), minlength=trained.task.num_classes)
         voxels = dict(zip(trained.task.classes, counts.tolist(), strict=True))
-        written.append(Prediction(source.files[index].image, target, voxels))
+        written.append(Prediction(image, targets[index], voxels))
         progress(written[-1])
+    if failed:
+        raise _incomplete(failed, len(targets), out)
     return written
 
 
-def _source(images: Path, task: Task) -> FolderSource:
-    if not images.is_dir():
-        raise DataError(f"{images} is no folder; give the folder that holds the images.")
-    folder = images.resolve()
-    # No masks are looked for: the folder of labels is one that cannot exist.
-    options: dict[str, str | int | float | bool] = {"images": folder.name, "labels": ".none"}
-    spec = SiteSpec(name="predict", path=str(folder.parent), role=Role.UNLABELED, options=options)
-    return FolderSource(spec, task)
+def _incomplete(failed: Mapping[str, str], count: int, out: Path) -> DataError:
+    """Return the error that names all files, and the reasons of the first ones."""
+    lines = [
+        f"{len(failed)} of {count} images got no mask; all others have theirs in {out}. Mend "
+        "what is listed, then give the command again: it makes only the masks that are missing.",
+        *(f"  {name}: {reason}" for name, reason in list(failed.items())[:_REASONS]),
+    ]
+    if len(failed) > _REASONS:
+        lines.append(f"  as well: {', '.join(list(failed)[_REASONS:])}")
+    return DataError("\n".join(lines))
 
 
-def _cases(source: FolderSource) -> Iterator[Case]:
-    for index in range(len(source.cases)):
-        yield source.read(index)
-
-
-def _label(trained: Trained, case: Case) -> Tensor:
+def _label(trained: Trained, case: Case, path: Path) -> Tensor:
     """Return the label map [*S] uint8 of a case at its own size."""
     plan = PreparePlan.from_run(trained.run, trained.task)
+    if plan.target_spacing is not None and case.distance_unit != "mm":
+        raise DataError(
+            f"{path} has no spacing in mm, but the network was trained on images of "
+            f"{list(plan.target_spacing)} mm. Give --spacing x,y,z: the mm between neighbours "
+            "along each axis of the file."
+        )
     box = plan.box_of(case)
     image, _, _ = prepare_case(cropped(case, box), plan)
     prob = foreground(trained, torch.from_numpy(image))

@@ -32,7 +32,7 @@ __all__ = [
     "open_prepared",
 ]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _ABANDONED_SECONDS = 24 * 3600.0
 
 

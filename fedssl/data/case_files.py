@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import binary_erosion
 
 from fedssl.data.dicom import series_files
 from fedssl.data.formats import detached_files
 from fedssl.data.geometry import Geometry
-from fedssl.data.layouts.cases import BINARY, CaseFile, MaskCode
+from fedssl.data.layouts.cases import CaseFile, MaskCode
 from fedssl.data.readers import LabelPicture, Picture, read_geometry, read_image, read_label
 from fedssl.data.stacks import stacked_grid, stacked_mask, stacked_picture
 from fedssl.errors import DataError
@@ -17,8 +18,13 @@ from fedssl.errors import DataError
 __all__ = ["case_grid", "decode", "files_behind", "read_mask", "read_picture", "recipe"]
 
 _LOSSY = (".jpg", ".jpeg")
-_GREY_ENOUGH = 48
-"""How far the channels of a grey picture may lie apart after a lossy compression."""
+_LOSS = 48
+"""How far a lossy compression may move a value, and the channels of a grey picture apart."""
+_WHITE = 255
+_RELABEL = (
+    "Correct the mask, or give the site "
+    'options = { label-values = "..." } with one file value per class.'
+)
 
 
 def read_picture(case: CaseFile) -> Picture:
@@ -82,7 +88,7 @@ def decode(array: np.ndarray, code: MaskCode, path: Path) -> np.ndarray:
 
 def _classes(array: np.ndarray, code: MaskCode, path: Path) -> np.ndarray:
     if not code.ranges:
-        return np.asarray(array > (127 if array.max() > 1 else 0), dtype=np.int64)
+        return _binary(array, path, _RELABEL).astype(np.int64)
     classes = np.full(array.shape, -1, dtype=np.int64)
     for low, high, index in code.ranges:
         classes[(array >= low) & (array <= high)] = index
@@ -93,6 +99,27 @@ def _classes(array: np.ndarray, code: MaskCode, path: Path) -> np.ndarray:
             f"({spans}). Look whether it is the mask that belongs there."
         )
     return classes
+
+
+def _binary(array: np.ndarray, path: Path, remedy: str) -> np.ndarray:
+    """Return what is set [*S] bool in a mask of 0 and 1, of 0 and 255, or of a lossy copy of it.
+
+    Values just below 255 tell a lossy copy from a mask of several classes: classes are counted up
+    from 0, and 255 alone is their "unknown". Greys may lie along edges, where resizing leaves them.
+    """
+    highest = int(array.max())
+    if highest in (0, 1, _WHITE) and ((array == 0) | (array == highest)).all():
+        return np.asarray(array > 0)
+    low, high = _LOSS, _WHITE - _LOSS
+    grey = (array > low) & (array < high)
+    lossy = array.min() >= 0 and highest <= _WHITE and ((array >= high) & (array < _WHITE)).any()
+    if lossy and not binary_erosion(grey, np.ones((3,) * grey.ndim), iterations=2).any():
+        return np.asarray(array > _WHITE // 2)
+    odd = grey if lossy else (array != 0) & (array != (_WHITE if highest == _WHITE else 1))
+    raise DataError(
+        f"{path} holds the value {array[odd].flat[0]}, but the masks of this layout are 0 and 1, "
+        f"or 0 and 255 (lossy copies of that too). {remedy}"
+    )
 
 
 def recipe(case: CaseFile) -> list[object]:
@@ -132,7 +159,8 @@ def _layered(case: CaseFile) -> LabelPicture:
                 f"The mask {layer.path} has the shape {raw.array.shape}, but "
                 f"{case.layers[0].path}, of the same image, has {classes.shape}."
             )
-        classes[decode(raw.array, BINARY, layer.path) > 0] = layer.index
+        remedy = "It marks one class only: save it as 0 (not set) and 255 (set)."
+        classes[_binary(raw.array, layer.path, remedy)] = layer.index
     return LabelPicture(classes, first.geometry)
 
 
@@ -142,7 +170,7 @@ def _grey(path: Path, key: str) -> LabelPicture:
         return read_label(path, key)
     picture = read_image(path, key)
     apart = picture.array.max(axis=0) - picture.array.min(axis=0)
-    if apart.max() > _GREY_ENOUGH:
+    if apart.max() > _LOSS:
         raise DataError(
             f"{path} is a mask in real colours; a mask has one value per pixel. Save it as a "
             "single-channel PNG of class indices."

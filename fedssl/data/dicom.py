@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,10 @@ __all__ = ["dicom_grid", "holds_dicom", "read_dicom", "series_files"]
 
 _IMAGE_IO = "GDCMImageIO"
 _PREAMBLE = 128
+_SPACINGS = ("0028|0030", "0018|1164", "0018|2010")
+"""Distance of rows and columns in the patient, at the detector, and of a scanned film."""
+_MEASURES = (b"\x28\x00\x10\x91", b"\x00\x28\x91\x10")
+"""Pixel Measures Sequence, where files of the enhanced kind keep it; either byte order."""
 _NO_SLICES = {"dicomdir", "thumbs.db", "desktop.ini", "license", "version"}
 _NOTES = (".txt", ".md", ".csv", ".json", ".xml", ".html", ".pdf")
 
@@ -67,39 +71,48 @@ def series_files(folder: Path) -> list[Path]:
 
 
 def read_dicom(path: Path) -> Decoded:
-    """Read a file or a folder of slices as [C, D, H, W] with its grid in mm.
+    """Read a file or a folder of slices as [C, D, H, W] with its grid.
+
+    The grid is in mm, unless the header has no spacing (secondary captures, endoscopy, ...).
 
     Raises:
         DataError: damaged, several series, missing or unevenly spaced slices, a tilted gantry, or
             several frames in one file.
     """
     if not path.is_dir():
-        _, reader = _opened(path)
+        part, reader, physical = _opened(path)
         with quiet(path):
-            return Decoded(itk_pixels(reader, path), itk_geometry(reader, path), physical=True)
+            return Decoded(itk_pixels(reader, path), _file_grid(part, reader), physical)
     slices, geometry = _series(path)
-    layers = []
+    layers, known = [], []
     for part in slices:
-        _, reader = _opened(part.path)
+        _, reader, physical = _opened(part.path)
+        known.append(physical)
         with quiet(part.path):
             layers.append(itk_pixels(reader, part.path)[:, 0])
-    return Decoded(np.stack(layers, axis=1), geometry, physical=True)
+    return Decoded(np.stack(layers, axis=1), geometry, all(known))
 
 
 def dicom_grid(path: Path) -> Geometry:
     """Return the grid that `read_dicom` would give, from the headers."""
     if path.is_dir():
         return _series(path)[1]
-    _, reader = _opened(path)
-    return itk_geometry(reader, path)
+    part, reader, _ = _opened(path)
+    return _file_grid(part, reader)
+
+
+def _file_grid(part: Slice, reader: sitk.ImageFileReader) -> Geometry:
+    """Return the grid of one file; of some kinds of pictures ITK does not read the spacing."""
+    grid = itk_geometry(reader, part.path)
+    return replace(grid, spacing=(part.spacing[1], part.spacing[0], grid.spacing[2]))
 
 
 def _series(folder: Path) -> tuple[Sequence[Slice], Geometry]:
     return arranged([_opened(path)[0] for path in series_files(folder)], folder)
 
 
-def _opened(path: Path) -> tuple[Slice, sitk.ImageFileReader]:
-    """Read one header."""
+def _opened(path: Path) -> tuple[Slice, sitk.ImageFileReader, bool]:
+    """Read one header; the last value says whether it gives the spacing in mm."""
     check_dicom(path)
     with quiet(path):
         reader = itk_header(path, _IMAGE_IO)
@@ -111,18 +124,32 @@ def _opened(path: Path) -> tuple[Slice, sitk.ImageFileReader]:
             "per slice."
         )
     columns, rows = reader.GetSize()[:2]
+    spacing = _spacing(tags)
     return (
         Slice(
             path=path,
             series=tags.text("0020|000e"),
             description=tags.text("0008|103e"),
             shape=(reader.GetNumberOfComponents(), rows, columns),
-            spacing=tags.numbers("0028|0030", 2) or reader.GetSpacing()[1::-1],
+            spacing=spacing or (1.0, 1.0),
             position=tags.numbers("0020|0032", 3),
             orientation=tags.numbers("0020|0037", 6),
         ),
         reader,
+        bool(spacing),
     )
+
+
+def _spacing(tags: _Tags) -> tuple[float, ...]:
+    """Return the mm between rows and between columns, or () where the header has none (or 0)."""
+    given = (tags.numbers(tag, 2) for tag in _SPACINGS)
+    found = next((numbers for numbers in given if numbers and min(numbers) > 0), ())
+    by_itk: tuple[float, ...] = tags.reader.GetSpacing()[1::-1]
+    if found or by_itk != (1.0, 1.0):
+        return found or by_itk
+    # 1 is what ITK takes where it finds nothing, but a sequence that it reads may say so as well
+    content = tags.path.read_bytes()
+    return by_itk if any(tag in content for tag in _MEASURES) else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,13 @@ __all__ = ["itk_geometry", "itk_grid", "itk_header", "itk_pixels", "quiet", "rea
 
 _LARGEST_SPACING = 1e6
 """In mm; a header with more is damaged."""
+_SPACING_LINES = {
+    "MetaImageIO": rb"(?m)^[ \t]*Element(?:Spacing|Size)[ \t]*=[^\r\n]*\d",
+    "NrrdImageIO": rb"(?im)^(?:spacings|space directions):(?!=)[^\r\n]*\d",
+}
+"""By reader: the header's line with lengths, which may be missing; then ITK takes 1."""
+_HEADER_BYTES = 1 << 16
+_HEADER_END = rb"\r?\n\r?\n|ElementDataFile"
 _SKEW = 0.02
 """Cosine of two axes that are no more at right angles; headers round."""
 
@@ -38,7 +45,17 @@ def read_itk(path: Path, file_format: FileFormat) -> Decoded:
         reader = itk_header(path, file_format.image_io)
         geometry = itk_geometry(reader, path)
         array = itk_pixels(reader, path)
-    return Decoded(array, geometry, physical=not file_format.picture)
+    return Decoded(array, geometry, physical=_tells_lengths(path, file_format))
+
+
+def _tells_lengths(path: Path, file_format: FileFormat) -> bool:
+    """Return whether a header gives the spacing in mm."""
+    line = _SPACING_LINES.get(file_format.image_io)
+    if line is None:
+        return not file_format.picture
+    with path.open("rb") as file:
+        header = re.split(_HEADER_END, file.read(_HEADER_BYTES), maxsplit=1)[0]
+    return re.search(line, header) is not None
 
 
 def itk_grid(path: Path, file_format: FileFormat) -> Geometry:

@@ -11,12 +11,18 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+from PIL import Image
+
 from fedssl.errors import DataError
 
-__all__ = ["check_bmp", "check_jpeg", "check_png", "check_tiff"]
+__all__ = ["check_bmp", "check_jpeg", "check_png", "check_tiff", "png_classes"]
 
 _MOST_PAGES = 10_000
 _BITS = 258
+_PALETTE = 3
+_STEPS = {2: 85, 4: 17}
+"""By bits of a grey PNG: what a decoder multiplies values with, so that the highest is 255."""
 _LAYOUT_TAGS = {254, 255, 256, 257, _BITS, 262, 277, 284, 322, 323}
 """Kind of page, width, height, bits, colours, samples, planes, tile width and height."""
 
@@ -64,6 +70,37 @@ def check_png(path: Path) -> None:
         at = end
     if content[25] == 4:
         raise DataError(f"{path} is a grey PNG with transparency; save it without the alpha.")
+
+
+def png_classes(path: Path, decoded: np.ndarray) -> np.ndarray:
+    """Return a PNG mask's values [C, H, W] as they were meant; decoders hand over colours.
+
+    Grey values of 2 and 4 bits are counted from 0. Of a palette in colours the numbers count; one
+    of greys, or with black elsewhere than first, is that of a compressor and its colours count.
+
+    Args:
+        path: a PNG file, whole.
+        decoded: [C, H, W] as ITK decodes it.
+
+    Raises:
+        DataError: a palette that cannot be read.
+    """
+    with path.open("rb") as file:
+        bits, kind = file.read(26)[24:]
+    if kind == 0 and bits in _STEPS:
+        return np.asarray(decoded // _STEPS[bits])
+    if kind != _PALETTE:
+        return decoded
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            palette = np.reshape(picture.getpalette("RGB") or [], (-1, 3))
+            numbers = np.asarray(picture)
+            used = palette[np.unique(numbers)]
+    except (OSError, ValueError, SyntaxError, IndexError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read: {error}. Export it again.") from None
+    grey = (palette == palette[:, :1]).all()
+    black_later = palette[0].any() and not used.any(axis=1).all()
+    return decoded if grey or black_later else numbers[np.newaxis]
 
 
 def check_tiff(path: Path) -> None:

@@ -24,6 +24,7 @@ from fedssl.data.jsrt_raw import JSRT_SHAPE, read_jsrt
 from fedssl.data.matlab import read_matlab
 from fedssl.data.nifti import not_finite
 from fedssl.data.npy import npy_shape, read_npy
+from fedssl.data.pictures import png_classes
 from fedssl.errors import DataError
 
 __all__ = ["LabelPicture", "Picture", "read_geometry", "read_image", "read_label", "write_label"]
@@ -87,6 +88,8 @@ def read_image(path: Path, key: str = "") -> Picture:
 def read_label(path: Path, key: str = "") -> LabelPicture:
     """Read a mask: one value per pixel, or a colour file that holds no more than that.
 
+    Of a PNG with a colour palette the values are the numbers of the colours.
+
     Args:
         path: mask file.
         key: which array of a container file is meant.
@@ -97,6 +100,8 @@ def read_label(path: Path, key: str = "") -> LabelPicture:
     path = Path(path)
     decoded, file_format = _read(path, key, "label")
     array, geometry = decoded.array, decoded.geometry
+    if file_format.name == "PNG":
+        array = png_classes(path, array)
     if file_format.picture and len(array) in (2, 4) and (array[-1] == array[-1].flat[0]).all():
         array = array[:-1]
     plane = geometry.canonical(_one_channel(array, path))

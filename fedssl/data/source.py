@@ -15,6 +15,7 @@ from fedssl.data.cache import default_cache_dir
 from fedssl.data.case_files import case_grid, files_behind, read_mask, read_picture, recipe
 from fedssl.data.fingerprints import digest_files
 from fedssl.data.fitting import base_channels, fit_mode, with_channels
+from fedssl.data.formats import format_of
 from fedssl.data.geometry import Geometry
 from fedssl.data.layouts import LAYOUTS, CaseFile
 from fedssl.data.readers import LabelPicture, Picture
@@ -197,7 +198,9 @@ def _spacing(spec: SiteSpec, picture: Picture, path: Path) -> tuple[tuple[float,
             f"{dims} axes; give {dims} positive lengths in mm, in the order x, y, z of the file."
         )
     # an array without a header has no axes of its own but those that its layout names x, y, z
-    axes = picture.geometry.axes if picture.has_physical_spacing else range(dims)
+    file_format = format_of(path)
+    bare = file_format is not None and file_format.keys != "none"
+    axes = range(dims) if bare else picture.geometry.axes
     return tuple(given[a] for a in reversed(axes)), "mm"
 
 

@@ -62,9 +62,17 @@ def test_resized_images_get_masks_of_their_own_size(tmp_path: Path, hospital: Pa
 
 def test_nothing_is_overwritten(run_folder: Path, hospital: Path, tmp_path: Path) -> None:
     trained = load_trained(run_folder)
-    with pytest.raises(DataError, match="exists already"):
-        predict_folder(trained, hospital / "data/images", hospital / "data/images")
-    assert read_image(hospital / "data/images/eye_0.png").array.shape == (3, 40, 52)
+    images, out = hospital / "data/images", tmp_path / "masks"
+    with pytest.raises(DataError, match="holds the images themselves; give another folder"):
+        predict_folder(trained, images, images)
+    assert read_image(images / "eye_0.png").array.shape == (3, 40, 52)
+    out.mkdir()
+    (out / "eye_1.png").write_text("somebody's own")
+    told: list[int] = []
+    written = predict_folder(trained, images, out, skipped=told.append)
+    assert [p.image.name for p in written] == ["eye_0.png", "eye_2.png", "eye_3.png", "eye_4.jpg"]
+    assert told == [1]
+    assert (out / "eye_1.png").read_text() == "somebody's own"
 
 
 def test_what_is_no_folder_of_images_or_no_device_is_named(

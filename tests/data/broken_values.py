@@ -183,14 +183,14 @@ def masks() -> dict[str, Build]:
     """Readable images that are no masks."""
     rgba = np.concatenate([COLOUR, PICTURE[..., None]], axis=-1)
     palette = Image.fromarray(PICTURE % 4).convert("P")
-    palette.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    palette.putpalette([255, 0, 0, 0, 0, 0, 0, 255, 0, 0, 0, 255])  # as compressors order colours
     fraction, undefined = FLOATS.copy(), (FLOATS > 0).astype(np.float32)
     undefined[0, 0, 0] = np.nan
     return {
         "a colour png": saved("x.png", VALID["colour.png"]),
         "a colour jpg": saved("x.jpg", VALID["colour.jpg"]),
         "an rgba png": pillow("x.png", Image.fromarray(rgba)),
-        "a colour palette png": pillow("x.png", palette),
+        "a png of three colours in a palette": pillow("x.png", palette),
         "fractions in nii.gz": saved("x.nii.gz", encoded("nii.gz", fraction)),
         "fractions in tif": saved("x.tif", encoded("tif", fraction[0])),
         "nan in mha": saved("x.mha", encoded("mha", undefined)),

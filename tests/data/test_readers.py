@@ -189,15 +189,14 @@ def test_a_constant_alpha_of_a_mask_is_dropped_and_a_telling_one_refused(tmp_pat
         read_label(tmp_path / "m.png")
 
 
-def test_a_palette_mask_is_read_as_its_grey_values_or_refused(tmp_path):
+def test_a_palette_mask_is_read_as_its_grey_values_or_as_the_numbers_of_its_colours(tmp_path):
     indices = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8), mode=None).convert("P")
     indices.putpalette([0, 0, 0, 1, 1, 1, 2, 2, 2])
     indices.save(tmp_path / "grey.png")
     np.testing.assert_array_equal(read_label(tmp_path / "grey.png").array, [[0, 1, 2]])
     indices.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
     indices.save(tmp_path / "colour.png")
-    with pytest.raises(DataError, match=r"colour\.png.*channels that differ"):
-        read_label(tmp_path / "colour.png")
+    np.testing.assert_array_equal(read_label(tmp_path / "colour.png").array, [[0, 1, 2]])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])

@@ -73,6 +73,16 @@ def test_an_explicit_spacing_follows_the_file_axes_through_reorientation(folder)
     assert case.spacing == (0.6, 0.5, 0.7)
 
 
+def test_a_spacing_for_a_file_that_has_none_follows_its_axes_too(folder, tmp_path):
+    sagittal = (0, 0, 1.0, 1.0, 0, 0, 0, 1.0, 0)
+    spec = folder(VOLUME, suffix="mha", image_kw={"direction": sagittal}, spacing=(0.5, 0.6, 0.7))
+    path = tmp_path / "north/images/a.mha"
+    path.write_bytes(path.read_bytes().replace(b"ElementSpacing = 1 1 1\n", b""))
+    assert open_source(spec, VOLUMES).read(0).spacing == (0.6, 0.5, 0.7)
+    by_header = spec.model_copy(update={"spacing": "header"})
+    assert open_source(by_header, VOLUMES).read(0).distance_unit == "pixel"
+
+
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 1.0, -2.0)])
 def test_an_explicit_spacing_that_does_not_fit_is_refused(folder, spacing):
     spec = folder(VOLUME, suffix="nii.gz", spacing=spacing)

@@ -42,7 +42,7 @@ class MaskCode:
 
     Args:
         ranges: (lowest value, highest value, class); a value in none of them is an error. Empty: a
-            binary mask, set where it is > 127 if it has values above 1, else where it is > 0.
+            binary mask of 0 and 1, or of 0 and 255, also after a lossy compression.
         inverted: `no`; `yes`: the value is 255 minus the file's (of a binary mask: set means
             background); `corners`: `yes` if no corner of the picture would be background otherwise.
     """
