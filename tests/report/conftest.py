@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,13 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rounds=1,
         **{"local-steps": 1, "evaluate.every": 0, "evaluate.overlays": 2},
     )
+
+
+@pytest.fixture
+def copy(pictures: Path, tmp_path: Path) -> Path:
+    """A run folder of one's own, without pictures."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("results.json", "rounds.jsonl", "config.toml"):
+        shutil.copy(pictures / name, folder / name)
+    return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -81,3 +82,8 @@ def read_page(path: Path) -> Element:
     reader.close()
     assert reader.open == [reader.root], [e.name for e in reader.open]
     return reader.root
+
+
+def results(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "results.json").read_text())
+    return found
