@@ -21,8 +21,13 @@ import typer
 from experiments.finished import RECORDS, read_records
 from experiments.keys import ROOT
 from experiments.record import commit, cpu
-from fedssl.cli.options import SetOption, friendly_errors, read_experiment
-from fedssl.config import Scalar, parse_assignments
+from fedssl.cli.options import (
+    SetOption,
+    friendly_errors,
+    parse_assignments,
+    read_experiment,
+)
+from fedssl.config import Scalar
 from fedssl.errors import CheckpointError, ConfigError, did_you_mean
 from fedssl.results import config_toml
 

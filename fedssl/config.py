@@ -6,12 +6,18 @@ Flower passes scalars only, so a list is one string: `labeled-sites = "a,b"`.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from math import isfinite
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from fedssl.errors import ConfigError, did_you_mean
 
@@ -24,7 +30,6 @@ __all__ = [
     "Scalar",
     "SplitConfig",
     "flatten",
-    "parse_assignments",
     "parse_run_config",
 ]
 
@@ -43,6 +48,15 @@ class _Section(BaseModel):
         populate_by_name=True,
         allow_inf_nan=False,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        # Else pydantic takes true for 1.
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {kind, *get_args(kind)} & {int, float}:
+            raise ValueError("expected a number, not true or false")
+        return value
 
 
 class MethodConfig(_Section):
@@ -191,23 +205,6 @@ class RunConfig(_Section):
         if not set(names) <= {"tensorboard", "mlflow", "wandb"}:
             raise ValueError("expected 'tensorboard', 'mlflow', 'wandb', or a comma list of them")
         return ",".join(dict.fromkeys(names))
-
-
-def parse_assignments(pairs: list[str]) -> dict[str, Scalar]:
-    """Read `key=value` strings; a value is a TOML scalar, or else a plain string."""
-    flat: dict[str, Scalar] = {}
-    for pair in pairs:
-        key, sep, text = pair.partition("=")
-        if not sep or not key.strip():
-            raise ConfigError(f"Expected key=value, got {pair!r}, e.g. --set rounds=10.")
-        try:
-            value = tomllib.loads(f"v = {text}")["v"]
-        except tomllib.TOMLDecodeError:
-            value = text.strip()
-        if not isinstance(value, bool | int | float | str):
-            raise ConfigError(f"Key {key.strip()!r} takes one value, got {text!r}.")
-        flat[key.strip()] = value
-    return flat
 
 
 def flatten(section: BaseModel, prefix: str = "") -> dict[str, Scalar]:

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedssl.cli.options import collect, read_experiment
-from fedssl.config import RunConfig, flatten, parse_assignments
+from fedssl.cli.options import collect, parse_assignments, read_experiment
+from fedssl.config import RunConfig, flatten
 from fedssl.errors import ConfigError
 from fedssl.methods import load_config
 from fedssl.results import config_toml
@@ -30,6 +30,12 @@ def test_every_key_has_a_default_and_flattening_is_undone_by_parsing():
     assert load_config(flat) == run
     assert {"rounds", "local-steps", "model.width", "evaluate.every", "denoise.mu"} <= flat.keys()
     assert not [key for key in flat if "_" in key.partition(".")[2] or "_" in key]
+
+
+@pytest.mark.parametrize("key", ["rounds", "lr", "denoise.mu", "model.width", "quality.gamma"])
+def test_a_switch_is_no_number(key: str):
+    assert f"Key '{key}': expected a number, not true or false" in problems(f"{key}=true")
+    assert load_config({"resume": True}).resume is True
 
 
 TEXT = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs", "Cc"]), max_size=12)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedssl.config import Scalar, parse_assignments
+from fedssl.config import Scalar
 from fedssl.errors import ConfigError, FedsslError, told
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = [
     "flat_keys",
     "friendly_errors",
     "interrupt",
+    "parse_assignments",
     "read_experiment",
     "read_tables",
 ]
@@ -93,6 +94,23 @@ def read_tables(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+
+
+def parse_assignments(pairs: list[str]) -> dict[str, Scalar]:
+    """Read `key=value` strings; a value is a TOML scalar, or else a plain string."""
+    flat: dict[str, Scalar] = {}
+    for pair in pairs:
+        key, sep, text = pair.partition("=")
+        if not sep or not key.strip():
+            raise ConfigError(f"Expected key=value, got {pair!r}, e.g. --set rounds=10.")
+        try:
+            value = tomllib.loads(f"v = {text}")["v"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        if not isinstance(value, bool | int | float | str):
+            raise ConfigError(f"Key {key.strip()!r} takes one value, got {text!r}.")
+        flat[key.strip()] = value
+    return flat
 
 
 def flat_keys(
