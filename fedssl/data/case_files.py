@@ -102,7 +102,7 @@ def _classes(array: np.ndarray, code: MaskCode, path: Path) -> np.ndarray:
 
 
 def _binary(array: np.ndarray, path: Path, remedy: str) -> np.ndarray:
-    """Return what is set [*S] bool in a mask of 0 and 1, of 0 and 255, or of a lossy copy of it.
+    """Return what is set [*S] bool in a mask of 0 and 1, of 0 and 255, or in a lossy copy of it.
 
     Values just below 255 tell a lossy copy from a mask of several classes: classes are counted up
     from 0, and 255 alone is their "unknown". Greys may lie along edges, where resizing leaves them.
@@ -113,7 +113,10 @@ def _binary(array: np.ndarray, path: Path, remedy: str) -> np.ndarray:
     low, high = _LOSS, _WHITE - _LOSS
     grey = (array > low) & (array < high)
     lossy = array.min() >= 0 and highest <= _WHITE and ((array >= high) & (array < _WHITE)).any()
-    if lossy and not binary_erosion(grey, np.ones((3,) * grey.ndim), iterations=2).any():
+    resized = highest == _WHITE and (grey | (array == 0) | (array == _WHITE)).all()
+    if (lossy or resized) and not binary_erosion(
+        grey, np.ones((3,) * grey.ndim), iterations=2
+    ).any():
         return np.asarray(array > _WHITE // 2)
     odd = grey if lossy else (array != 0) & (array != (_WHITE if highest == _WHITE else 1))
     raise DataError(

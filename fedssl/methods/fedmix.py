@@ -61,7 +61,9 @@ class MixConfig(FederatedConfig):
     weight: float = Field(1.0, ge=0, description="final lambda of the unsupervised loss")
     ramp_rounds: int = Field(0, ge=-1, description="rounds of the ramp; -1 is rounds / 5, 0 none")
     weight_by_trusted: bool = Field(True, description="count only the samples that were kept")
-    agreement: float = Field(0.9, ge=0, le=1, description="Dice from which on a case is kept")
+    agreement: float = Field(
+        0.9, ge=0, le=1.01, description="Dice from which on a case is kept; 1.01 keeps none"
+    )
     loss_share: float = Field(10.0, ge=0, description="weight of the losses in a site's weight")
     loss_power: float = Field(1.5, ge=0, description="exponent of the losses")
 

@@ -93,7 +93,7 @@ OWN_REJECTION: dict[str, dict[str, Scalar]] = {
     "fixmatch": {"fixmatch.threshold": 1.0},
     "unimatch": {"unimatch.threshold": 1.0},
     "fed_consist": {"fed_consist.threshold": 1.0},
-    "fedmix": {"fedmix.agreement": 1.5},
+    "fedmix": {"fedmix.agreement": 1.01},
 }
 """Keys with which a method trusts nothing; others trust nothing where predicted quality counts."""
 

@@ -63,6 +63,14 @@ def test_a_lossy_copy_is_read(quality):
     np.testing.assert_array_equal(decode(worn, BINARY, Path("m.png")), INSIDE)
 
 
+def test_edges_of_a_halved_mask_are_read_without_a_value_near_255():
+    sharp = np.zeros((24, 32), dtype=np.int64)
+    sharp[7:17, 7:25] = 255
+    halved = sharp.reshape(12, 2, 16, 2).mean(axis=(1, 3)).astype(np.int64)
+    assert set(np.unique(halved)) == {0, 63, 127, 255}
+    np.testing.assert_array_equal(decode(halved, BINARY, Path("m.png")), halved > 127)
+
+
 def test_grey_edges_as_resizing_leaves_them_are_read():
     sharp = Image.fromarray(np.where(INSIDE, 255, 0).astype(np.uint8))
     soft = np.asarray(sharp.resize((90, 70), Image.Resampling.BICUBIC)).astype(np.int64)
