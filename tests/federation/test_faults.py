@@ -94,7 +94,7 @@ def test_an_interrupted_run_leaves_nothing_behind_and_can_be_resumed(
         wait_until(lambda: lines.exists() and len(lines.read_text().splitlines()) >= 2, 400)
         assert len(marked_with(f"FEDSSL_TEST={tmp_path}")) > 3  # SuperLink, SuperExec, Ray, ...
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "--resume" in error
     wait_until(lambda: marked_with(f"FEDSSL_TEST={tmp_path}") == [], 10)
