@@ -46,12 +46,6 @@ def test_a_damaged_file_is_named(copy: Path, name: str) -> None:
         write_report(copy)
 
 
-def test_results_that_are_none_are_refused(copy: Path) -> None:
-    (copy / "results.json").write_text("[]")
-    with pytest.raises(DataError, match="schema None"):
-        write_report(copy)
-
-
 def test_results_that_lack_a_part_are_refused(copy: Path) -> None:
     found = results(copy)
     del found["sites"]
@@ -60,7 +54,8 @@ def test_results_that_lack_a_part_are_refused(copy: Path) -> None:
         write_report(copy)
 
 
-def test_results_of_another_schema_are_refused(copy: Path) -> None:
-    (copy / "results.json").write_text('{"schema": 99}')
-    with pytest.raises(DataError, match="schema 99"):
+@pytest.mark.parametrize(("text", "schema"), [("[]", "None"), ('{"schema": 99}', "99")])
+def test_results_of_no_schema_or_another_are_refused(copy: Path, text: str, schema: str) -> None:
+    (copy / "results.json").write_text(text)
+    with pytest.raises(DataError, match=f"schema {schema}"):
         write_report(copy)
