@@ -32,9 +32,8 @@ def test_a_grid_is_every_combination_with_every_seed(tmp_path: Path) -> None:
     grid = "\n[grid]\n'denoise.mu' = [0.5, 1.0]\nlabeled-sites = ['a', 'a,b']\n"
     path = write_experiment(tmp_path, "mu", grid)
     names = [job.name for job in jobs_of(path, range(2))]
-    points = [
-        f"denoise.mu={mu},labeled-sites={sites}" for mu in (0.5, 1.0) for sites in ("a", "a+b")
-    ]
+    mus, sites = (0.5, 1.0), ("a", "a+b")
+    points = [f"denoise.mu={mu},labeled-sites={site}" for mu in mus for site in sites]
     assert names == [f"{tmp_path.name}/mu/{p}/seed{s}" for p in points for s in (0, 1)]
     assert jobs_of(path, [3])[3].config["labeled-sites"] == "a,b"
     assert jobs_of(path, [3])[3].config["seed"] == 3

@@ -102,11 +102,17 @@ def serve(grid: InProcessGrid, config: dict[str, Scalar]) -> None:
     server_app(grid, Context(1, 0, {}, RecordDict(), config))
 
 
+@pytest.mark.parametrize(
+    ("keys", "all_masks"), [({}, False), ({}, True), ({"transfer": "fp16"}, False)]
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_apps_give_the_weights_of_the_loopback(
-    method: str, sites: dict[str, Path], tmp_path: Path
+    method: str, keys: dict[str, Scalar], all_masks: bool, sites: dict[str, Path], tmp_path: Path
 ) -> None:
-    config = flat(tmp_path, **METHODS[method])
+    for file in tmp_path.glob("*.toml") if all_masks else []:
+        # No image is left without a mask at the mixed site.
+        file.write_text(file.read_text().replace("labeled = 2", ""))
+    config = flat(tmp_path, **METHODS[method], **keys)
     grid = InProcessGrid({i: node(path, config) for i, path in enumerate(sites.values(), 5)})
     serve(grid, config)
     quiet = ConsoleProgress(Console(quiet=True))
