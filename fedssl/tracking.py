@@ -90,15 +90,16 @@ class TrackedProgress:
     def finish(self, folder: RunFolder) -> None:
         """Pass on the results, and close the trackers."""
         results = json.loads(folder.results.read_text(encoding="utf-8"))
-        rounds = str(results["rounds"])
+        scalars = result_scalars(results)
+        content = json.dumps([results["rounds"], scalars], sort_keys=True)
         for name, tracker in list(self._open.items()):
             told = self._folder / "tracking" / f"{name}.finished"
             with self._dropping(name):
-                # A finished run that is resumed evaluates again, and comes out the same.
-                if _text(told) != rounds:
-                    tracker.log(result_scalars(results), results["rounds"])
+                # A finished run that is resumed evaluates again; only what is new is told.
+                if _text(told) != content:
+                    tracker.log(scalars, results["rounds"])
                 tracker.close()
-                write_atomically(told, rounds.encode())
+                write_atomically(told, content.encode())
         self._inner.finish(folder)
 
     @contextlib.contextmanager

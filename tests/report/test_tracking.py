@@ -216,15 +216,15 @@ def test_a_finished_run_that_is_resumed_tells_its_results_once(
             pass
 
     monkeypatch.setitem(TRACKERS, "tensorboard", Memory)
-    for rounds in (3, 3, 5):
-        results = {"rounds": rounds, "mean_dice": 0.5, "sites": {}, "method": "m", "seed": 0}
+    for rounds, dice in ((3, 0.5), (3, 0.5), (3, 0.6), (5, 0.6)):
+        results = {"rounds": rounds, "mean_dice": dice, "sites": {}, "method": "m", "seed": 0}
         results |= {"task": {"classes": ["background"]}, "weights_sha256": ""}
         (tmp_path / "results.json").write_text(json.dumps(results))
         run = RunConfig(rounds=rounds)
         progress = TrackedProgress(ConsoleProgress(Console(quiet=True)), run, tmp_path)
         progress.start(run, {}, rounds)
         progress.finish(RunFolder(tmp_path, run))
-    assert told == [3, 5]
+    assert told == [3, 3, 5]
 
 
 def test_missing_scores_are_left_out() -> None:
