@@ -45,9 +45,9 @@ def estimate(todo: Sequence[Job], open_: Sequence[Job], out: Path, side_by_side:
     if judged:
         total = sum(judged)
         lines.append(
-            f"About {_duration(total)} of computing for {len(judged)} of them, by the finished "
-            f"runs of their sets; {_duration(total / max(1, min(side_by_side, len(judged))))} "
-            f"with {side_by_side} side by side."
+            f"About {_duration(total)} of rounds for {len(judged)} of them, by the finished runs "
+            f"of their sets; {_duration(total / max(1, min(side_by_side, len(judged))))} with "
+            f"{side_by_side} side by side. Preparing and scoring the images come on top."
         )
     if len(judged) < len(open_):
         sets = ", ".join(sorted(_sets(j for j in open_ if _seconds(j, known) is None)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedssl.cli.options import flat_keys, read_tables
+from fedssl.cli.options import flat_keys, parse_assignments, read_tables
 from fedssl.config import Scalar, SplitConfig
 from fedssl.errors import ConfigError
 
@@ -72,8 +73,8 @@ def matches(job: Job, part: str) -> bool:
             the file or as in the name.
     """
     parts = job.name.split("/")
-    wanted = _slug(part)
-    return not part or any({part, wanted} & {whole, *whole.split(",")} for whole in parts)
+    wanted = {part, _slug(part), *_as_value(part)}
+    return not part or any(wanted & {whole, *whole.split(",")} for whole in parts)
 
 
 def _folds(base: Mapping[str, Scalar]) -> Iterator[tuple[list[str], dict[str, Scalar]]]:
@@ -104,6 +105,13 @@ def _points(
         values = dict(zip(grid, combination, strict=True))
         slugs = [f"{key}={_slug(str(value))}" for key, value in values.items()]
         yield ([",".join(slugs)] if slugs else []), values
+
+
+def _as_value(part: str) -> Iterator[str]:
+    """Yield `key=value` as it is in names where the file spells the value otherwise (1e-3)."""
+    with contextlib.suppress(ConfigError):
+        for key, value in parse_assignments([part]).items():
+            yield _slug(f"{key}={value}")
 
 
 def _slug(text: str) -> str:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OF_A_MACHINE = frozenset({"out", "cache-dir", "data-root", "resume", "tracking"})
 """Keys that decide where a run's files are, and nothing that it computes."""
 
-_OF_A_ROW = frozenset({"method", "seed", "split.fold", "labeled-sites", "sites", "federation"})
+_OF_A_ROW = frozenset({"method", "seed", "split.fold"})
 """Keys in which the rows of a table differ on purpose."""
 
 

@@ -25,6 +25,10 @@ from fedssl.memory import write_atomically
 __all__ = ["commit", "cpu", "main"]
 
 
+_OF_A_TIME = ("wall_seconds", "finished")
+"""Results that an identical run has of its own."""
+
+
 def main(
     runs: Annotated[Path, typer.Argument(help="Results folder of experiments.run.")],
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = RECORDS,
@@ -91,8 +95,8 @@ def _record(place: Place, folder: Path) -> dict[str, Any]:
 
 
 def _found(record: dict[str, Any]) -> dict[str, Any]:
-    """Return what a run found, without how long it took and where it was recorded."""
-    results = {k: v for k, v in record["results"].items() if k != "wall_seconds"}
+    """Return what a run found, without when, how long it took and where it was recorded."""
+    results = {k: v for k, v in record["results"].items() if k not in _OF_A_TIME}
     return {"config": record["config"], "results": results, "cases": record["cases"]}
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.finished import RECORDS, read_records
+from experiments.finished import RECORDS, read_records, read_results
 from experiments.keys import ROOT
 from experiments.record import commit, cpu
 from fedssl.cli.options import (
@@ -108,10 +108,9 @@ def _of_folder(run: Path) -> _First:
             f"{run} holds no finished run; it needs results.json and config.toml, as a row of "
             "experiments.run has them."
         )
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}. Run the row again.") from None
+    results = read_results(path)
+    if lacking := {"engine", "versions"} - results.keys():
+        raise CheckpointError(f"{path} is damaged: no {sorted(lacking)}. Run the row again.")
     return _First(read_experiment(run / "config.toml"), results, {})
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from experiments.finished import Cases, finished_runs
 from fedssl.config import Scalar
 
-__all__ = ["Row", "Run", "load_rows", "paired_interval"]
+__all__ = ["Row", "Run", "Tested", "load_rows", "paired_interval"]
 
 
 class Run(NamedTuple):
@@ -22,6 +22,18 @@ class Run(NamedTuple):
 
     seed: int
     fold: str = ""
+
+
+class Tested(NamedTuple):
+    """One test: seed and fold decide the network and whether the case was tested at all."""
+
+    run: Run
+    site: str
+    case: str
+
+
+_UNSCORED: Mapping[str, Any] = {"dice": {}}
+"""Stands for a site that is not in a run's results."""
 
 
 @dataclass(slots=True)
@@ -66,14 +78,23 @@ class Row:
     def scored(self) -> list[str]:
         """Return the sites that a table is about: unlabeled, else mixed, else labeled ones.
 
-        Sites without masks have no score and are left out.
+        Sites without masks have no score and are left out; one that answered in some runs is in.
         """
-        first = next(iter(self.results.values()))["sites"]
+        entries = [pair for result in self.results.values() for pair in result["sites"].items()]
         scored = {
-            role: [s for s, entry in first.items() if entry["role"] == role and _scores(entry)]
+            role: [s for s, entry in entries if entry["role"] == role and _scores(entry)]
             for role in ("unlabeled", "mixed", "labeled")
         }
-        return next((names for names in scored.values() if names), [])
+        return next((list(dict.fromkeys(names)) for names in scored.values() if names), [])
+
+    def silent(self, sites: Sequence[str]) -> list[tuple[str, Run]]:
+        """Return which of these sites have no score in a run, though another run has."""
+        return [
+            (site, run)
+            for site in sites
+            for run, result in self.results.items()
+            if not _scores(result["sites"].get(site, _UNSCORED)) and self._ever("dice", site)
+        ]
 
     def classes(self, site: str) -> list[str]:
         """Return the foreground classes that were scored at a site."""
@@ -83,18 +104,24 @@ class Row:
     def per_seed(self, metric: str, sites: Sequence[str], class_: str = "") -> list[float]:
         """Return one mean over sites and classes per seed; sites without masks are left out.
 
+        A seed without a site that others have is left out as well: its mean is another one.
+
         Args:
             metric: `dice`, `hd95` or `assd`.
             sites: which sites.
             class_: this class only; '' for all.
         """
-        means = []
+        wanted, means = [site for site in sites if self._ever(metric, site, class_)], []
         for seed in self.seeds:
             results = [result for run, result in self.results.items() if run.seed == seed]
-            known = [v for s in sites if (v := _pooled(metric, s, results, class_)) is not None]
-            if known:
+            found = [_pooled(metric, site, results, class_) for site in wanted]
+            known = [value for value in found if value is not None]
+            if known and len(known) == len(found):
                 means.append(sum(known) / len(known))
         return means
+
+    def _ever(self, metric: str, site: str, class_: str = "") -> bool:
+        return _pooled(metric, site, list(self.results.values()), class_) is not None
 
     def units(self, sites: Sequence[str]) -> list[str]:
         """Return the units of the distances that were measured at these sites."""
@@ -102,30 +129,35 @@ class Row:
         measured = [e for e in entries if _mean(e["hd95"].values()) is not None]
         return sorted({entry["distance_unit"] for entry in measured})
 
-    def case_means(
-        self, sites: Sequence[str], runs: Collection[Run]
-    ) -> dict[tuple[str, str], float]:
-        """Return Dice per (site, case), averaged over those of these runs that tested it."""
+    def tested(self, sites: Sequence[str]) -> frozenset[Tested]:
+        """Return which cases of these sites were tested in which run."""
+        return frozenset(
+            Tested(run, site, case)
+            for run, cases in self.cases.items()
+            for site in sites
+            for case in cases.get(site, {})
+        )
+
+    def case_means(self, tests: Collection[Tested]) -> dict[tuple[str, str], float]:
+        """Return Dice per (site, case), averaged over the runs of these tests."""
         collected: dict[tuple[str, str], list[float]] = defaultdict(list)
-        for run in runs:
-            for site in sites:
-                for case, dice in self.cases[run].get(site, {}).items():
-                    collected[site, case].append(dice)
+        for run, site, case in sorted(tests):
+            collected[site, case].append(self.cases[run][site][case])
         return {key: sum(v) / len(v) for key, v in collected.items()}
 
     def difference(
-        self, other: Row, sites: Sequence[str], among: Collection[Run] | None = None
+        self, other: Row, sites: Sequence[str], among: Collection[Tested] | None = None
     ) -> tuple[float, float, float]:
-        """Return the paired difference from another row over the runs that both have.
+        """Return the paired difference from another row over what both tested in the same run.
 
         Args:
             other: the row that is subtracted.
             sites: whose cases count.
-            among: only these runs.
+            among: only these tests.
         """
-        runs = sorted(self.cases.keys() & other.cases.keys())
-        runs = [run for run in runs if among is None or run in among]
-        return paired_interval(self.case_means(sites, runs), other.case_means(sites, runs))
+        tests = self.tested(sites) & other.tested(sites)
+        tests = tests if among is None else tests & frozenset(among)
+        return paired_interval(self.case_means(tests), other.case_means(tests))
 
 
 def load_rows(*roots: Path) -> list[Row]:

@@ -28,6 +28,7 @@ from experiments.grid import Job, is_experiment, jobs_of, matches
 from experiments.open_jobs import check_jobs, open_jobs
 from fedssl.cli.options import friendly_errors
 from fedssl.errors import ConfigError
+from fedssl.report.page import write_report
 
 __all__ = ["Engine", "main", "run_job"]
 
@@ -82,16 +83,36 @@ def _run_open(todo: list[Job], out: Path, engine: Engine, jobs: int, *, dry: boo
         for job in open_:
             typer.echo(job.name)
         return []
+    _write_missing_reports([out / job.name for job in todo if job not in open_])
     if engine == Engine.RAY or (workers == 1 and not os.environ.get("RAY_ADDRESS")):
         return [job.name for job in open_ if run_job(job, out, engine) != 0]
     return _side_by_side(open_, out, workers)
 
 
+def _write_missing_reports(finished: list[Path]) -> None:
+    """Write the reports of runs that were killed behind their results."""
+    for folder in finished:
+        if not (folder / "report.html").is_file():
+            typer.echo(f"report of {folder}")
+            try:
+                write_report(folder)
+            except Exception as error:  # a page about one run must not keep others from running
+                typer.secho(f"No report of {folder}: {error!r}", err=True, fg="yellow")
+
+
 def run_job(job: Job, out: Path, engine: Engine) -> int:
-    """Run one job in a process of its own and return its exit status.
+    """Run one job in a process of its own and return its exit status; 1 if it cannot start.
 
     Its output goes to `<folder>.log`. It goes on from a checkpoint, and ends with this process.
     """
+    try:
+        return _run_process(job, out, engine)
+    except OSError as error:
+        typer.echo(f"FAILED {job.name}: {error}")
+        return 1
+
+
+def _run_process(job: Job, out: Path, engine: Engine) -> int:
     folder = out / job.name
     folder.parent.mkdir(parents=True, exist_ok=True)
     verb = "run" if engine == Engine.RAY else "simulate"
@@ -155,7 +176,14 @@ def _side_by_side(jobs: list[Job], out: Path, workers: int) -> list[str]:
     )
     remote = ray.remote(num_cpus=1, max_retries=0)(run_job)
     pending = {remote.remote(job, out.resolve(), Engine.LOOPBACK): job for job in jobs}
-    failed = [job.name for task, job in pending.items() if ray.get(task) != 0]
+    failed = []
+    for task, job in pending.items():
+        try:
+            status = ray.get(task)
+        except ray.exceptions.RayError as error:  # a worker was killed; the others go on
+            typer.echo(f"FAILED {job.name}: {str(error).splitlines()[0]}")
+            status = 1
+        failed += [job.name] * (status != 0)
     ray.shutdown()
     return failed
 

@@ -26,6 +26,7 @@ import typer
 from experiments.keys import shared_keys
 from experiments.rows import Row, load_rows
 from fedssl.cli.options import friendly_errors
+from fedssl.export.card import markdown_cell
 from fedssl.memory import write_atomically
 
 __all__ = ["load_rows", "markdown"]
@@ -33,7 +34,7 @@ __all__ = ["load_rows", "markdown"]
 MARK = "<!-- generated below this line by `python -m experiments.table` -->"
 
 _WHO = ("federation", "sites", "labeled-sites")
-"""Keys of a grid that make a table of their own: they change whose images are tested."""
+"""Who has masks. In a grid such a key makes a table of its own, for it changes who is tested."""
 
 
 class _Line(NamedTuple):
@@ -112,6 +113,7 @@ def _block(title: str, lines: Sequence[_Line]) -> str:
     measured = sites if len(units) == 1 else []
     rows = [_row(line, sites, measured) for line in lines]
     notes = [_PARTIAL] if any(map(_lacks_runs, lines)) else []
+    notes += _silent_sites(lines, sites)
     parts = [f"### {title}", _table(head, rows), *notes, *_mixed_keys(lines)]
     return "\n\n".join([*parts, _by_class(lines, sites)])
 
@@ -146,6 +148,16 @@ _FAR = (("hd95", 1), ("assd", 2))
 """Metrics of distance, and their digits."""
 
 
+def _silent_sites(lines: Sequence[_Line], sites: Sequence[str]) -> list[str]:
+    """Return a sentence on the sites that had no score in some runs, if there are any."""
+    missed = [
+        f"{site} in {line.label}, seed {run.seed}{', ' + run.fold if run.fold else ''}"
+        for line in lines
+        for site, run in line.row.silent(sites)
+    ]
+    return [f"Without a score: {'; '.join(missed)}."] if missed else []
+
+
 def _by_class(lines: Sequence[_Line], sites: Sequence[str]) -> str:
     """Return every site's and class's scores, folded away."""
     head = ["experiment", "site", "class", "Dice", "HD95", "ASSD", "unit"]
@@ -171,6 +183,8 @@ def _mixed_keys(lines: Sequence[_Line]) -> list[str]:
     ]
     for key in sorted({key for _, shared in found for key in shared}):
         for line, shared in found:
+            if key in _WHO and _is_upper(line.row):  # its sites have other roles on purpose
+                continue
             value = repr(shared[key]) if key in shared else "default"
             if line.label not in keys[key][value]:
                 keys[key][value].append(line.label)
@@ -193,14 +207,14 @@ def _difference(line: _Line, sites: Sequence[str]) -> str:
 def _gap(line: _Line, sites: Sequence[str]) -> str:
     """Return the share of the gap that is closed, unless the gap itself is within noise.
 
-    Both are taken over the runs that all three rows have: folds differ more than methods do.
+    Both are taken over what all three rows tested: folds differ more than methods do.
     """
     row, lower, upper = line
     if lower is None or upper is None or row is lower or row is upper:
         return "-"
-    runs = row.cases.keys() & lower.cases.keys() & upper.cases.keys()
-    gained = row.difference(lower, sites, runs)[0]
-    gap, surely, _ = upper.difference(lower, sites, runs)
+    tests = row.tested(sites) & lower.tested(sites) & upper.tested(sites)
+    gained = row.difference(lower, sites, tests)[0]
+    gap, surely, _ = upper.difference(lower, sites, tests)
     if math.isnan(surely) or math.isnan(gained):
         return "-"
     return f"{gained / gap:.0%}" if surely > 0 else "no gap beyond noise"
@@ -214,7 +228,8 @@ def _spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+    lines = [[*map(markdown_cell, cells)] for cells in (head, *rows)]
+    lines.insert(1, ["---"] * len(head))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from fedssl.predict import Trained
 from fedssl.results import config_toml
 from fedssl.types import Role
 
-__all__ = ["model_card"]
+__all__ = ["markdown_cell", "model_card"]
 
 _FEW = 10
 """Fewer test cases than this say little about a site."""
@@ -34,7 +35,7 @@ def model_card(trained: Trained, record: RunRecord, metadata: Mapping[str, Any],
     """
     layers: str | None = metadata["fedssl"]["layers_of_site"]
     blocks = [
-        f"# {metadata['name']}",
+        f"# {html.escape(metadata['name'], quote=False)}",
         metadata["description"],
         f"**{metadata['intended_use']}**",
         "## Use\n" + usage,
@@ -161,11 +162,12 @@ def _number(value: float | None, digits: int, unit: str = "") -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = [[_cell(text) for text in row] for row in rows]
+    cells = [[markdown_cell(text) for text in row] for row in rows]
     lines = [heads, ["---"] * len(heads), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(text: str) -> str:
-    """Return text that stays in its cell."""
-    return " ".join(text.splitlines()).replace("\\", r"\\").replace("|", r"\|")
+def markdown_cell(text: str) -> str:
+    """Return text that stays in its cell of a table, and is no markup there."""
+    plain = html.escape(" ".join(text.splitlines()), quote=False)
+    return plain.replace("\\", r"\\").replace("|", r"\|")

@@ -219,7 +219,9 @@ def test_other_results_of_the_same_weights_are_recorded_again(tmp_path: Path) ->
     folder = finish(tmp_path / "runs", "eyes/lower/seed0", [0.5])
     record_all(tmp_path / "runs", tmp_path / "records")
     results = json.loads((folder / "results.json").read_text())
-    (folder / "results.json").write_text(json.dumps({**results, "wall_seconds": 99.0}))
+    (folder / "results.json").write_text(
+        json.dumps({**results, "wall_seconds": 99.0, "finished": "later"})
+    )
     assert "1 there already" in record_all(tmp_path / "runs", tmp_path / "records")
     results["sites"]["a"]["dice"]["disc"] = 0.9
     (folder / "results.json").write_text(json.dumps(results))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -178,7 +177,7 @@ def test_the_estimate_goes_by_finished_runs(tmp_path: Path) -> None:
     text = estimate([done, *open_], open_, tmp_path, 2)
     # 60 + 180 + 120, the last by the set's mean
     assert "4 runs, 1 of them finished, 3 to do." in text
-    assert "About 6 min of computing for 3 of them" in text
+    assert "About 6 min of rounds for 3 of them" in text
     assert "3 min with 2 side by side" in text
     unknown = [Job("knees/lower/seed0", {})]
     assert "No run of knees is finished" in estimate(unknown, unknown, tmp_path, 2)
@@ -277,24 +276,3 @@ def test_a_run_with_other_keys_or_damaged_results_is_not_taken_for_finished(
     (folder / "config.toml").write_text(text)
     (folder / "results.json").write_text('{"half')
     assert open_jobs([job], runs) == [job]
-
-
-def test_a_run_that_another_command_runs_is_passed_over(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (job,) = jobs_of(write_experiment(tmp_path, "lower"), [0])
-    folder = tmp_path / "runs" / job.name
-    folder.mkdir(parents=True)
-    (folder / "begun").touch()
-    with folder.with_name("seed0.log").open("a") as log:
-        fcntl.flock(log, fcntl.LOCK_EX)
-        assert run.run_job(job, tmp_path / "runs", run.Engine.LOOPBACK) == 1
-    assert "another command runs it" in capsys.readouterr().out
-    assert (folder / "begun").is_file(), "its folder stays where it is"
-
-
-def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path: Path) -> None:
-    path = write_experiment(tmp_path, "sites", "\n[grid]\nlabeled-sites = ['north']\n")
-    (job,) = jobs_of(path, [0])
-    job.config["tracking"], job.config["image-size"] = "", "32"
-    assert run.run_job(job, tmp_path / "runs", run.Engine.LOOPBACK) == 0

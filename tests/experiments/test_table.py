@@ -101,6 +101,20 @@ def test_runs_are_paired_over_the_seeds_that_both_have():
     assert cells(markdown([lower, ours]), "ours")[6] == "+0.100 [+0.100, +0.100]"
 
 
+def test_a_case_counts_where_both_rows_tested_it_in_the_same_run():
+    lower, ours = row("lower", {"a": [0.5], "b": [0.5]}), row("ours", {"a": [0.6], "b": [0.6]})
+    for kind, gain in ((lower, 0.0), (ours, 0.1)):
+        other = row("x", {"a": [0.8 + gain], "b": [0.8 + gain]})
+        kind.results[Run(1)], kind.cases[Run(1)] = other.results[Run(0)], other.cases[Run(0)]
+    # b did not answer when the lower bound with seed 0 was tested
+    lower.results[Run(0)]["sites"]["b"]["dice"]["organ"] = None
+    del lower.cases[Run(0)]["b"]
+    table = markdown([lower, ours, row("upper", {"a": [0.7], "b": [0.7]})])
+    assert cells(table, "ours")[7:9] == ["+0.100 [+0.100, +0.100]", "50%"]
+    assert cells(table, "lower")[2:5] == ["0.650 +- 0.212", "0.800", "0.800"], "seed 1 is whole"
+    assert "Without a score: b in lower, seed 0." in table
+
+
 def test_the_share_is_taken_over_the_runs_that_all_three_have():
     lower, ours, upper = (
         row(n, {"a": [d]}) for n, d in (("lower", 0.5), ("x", 0.6), ("upper", 0.7))
@@ -175,6 +189,21 @@ def test_keys_that_rows_do_not_share_are_named_but_not_those_of_methods_and_grid
     ours.configs[Run(0)] = {**ours.configs[Run(0)], "precision": "bf16"}
     note = "Not the same in all rows: `precision` is 'bf16' in ours, lr=0.2; default in lower."
     assert note in markdown([lower, ours])
+
+
+def test_whose_masks_were_there_is_named_where_rows_differ():
+    rows = [row(name, {"a": [0.5]}) for name in ("lower", "ours", "upper")]
+    for number, kind in enumerate(rows):
+        kind.configs[Run(0)] = {"labeled-sites": "xyz"[: number + 1]}
+    note = "`labeled-sites` is 'x' in lower; 'xy' in ours."
+    assert f"Not the same in all rows: {note}" in markdown(rows)
+
+
+def test_names_of_classes_stay_in_their_cells():
+    lower = row("lower", {"a": [0.5]})
+    for metric in ("dice", "hd95", "assd"):
+        lower.results[Run(0)]["sites"]["a"][metric] = {"a|<b>": 0.5}
+    assert "| a\\|&lt;b&gt; |" in markdown([lower])
 
 
 def test_sites_and_classes_have_their_own_table():
