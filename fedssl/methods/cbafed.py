@@ -85,7 +85,7 @@ class BalancedLabels(JointObjective):
         self.step.begin(download)
         for case in data.labeled:
             self._count(data.label(case))
-        if self.step.joint and data.unlabeled:
+        if self.step.joint and self.setup.role != Role.LABELED and data.unlabeled:
             self._label(data, download.knowledge["class_share"])
 
     def _count(self, label: Tensor) -> None:

@@ -88,7 +88,8 @@ class CrossLabels(JointObjective):
             )
             if agreement >= self._config.agreement:
                 kept.append(case)
-            data.store(case, pseudo=first, other=second)
+            # Where a moved view looks beyond its image the trust is 0, and nothing is learned.
+            data.store(case, pseudo=first, other=second, trust=torch.ones_like(first))
         data.keep_only(kept)
         share = len(kept) / len(data.unlabeled)
         self._stats = {"trusted": share, "cases_kept": float(len(kept))}
@@ -117,7 +118,7 @@ class CrossLabels(JointObjective):
                 f"cross-{index}",
                 z,
                 label,
-                torch.ones_like(label),
+                batch.stored["trust"],
                 image=image,
                 output=self.setup.task.output,
                 scale=self.step.scale,

@@ -136,13 +136,13 @@ class JointObjective(LocalObjective):
         return self.step.supervised(batch)
 
     def prepare(self, download: Download, data: TrainingData) -> None:
-        """Make teachers or labels; called in phase 2 where there are unlabeled images."""
+        """Make teachers or labels; called in phase 2 where unlabeled images are trained on."""
         return None
 
     @override
     def begin(self, download: Download, data: TrainingData) -> None:
         self.step.begin(download)
-        if self.step.joint and data.unlabeled:
+        if self.step.joint and self.setup.role != Role.LABELED and data.unlabeled:
             self.prepare(download, data)
 
     @override

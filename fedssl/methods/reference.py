@@ -79,7 +79,9 @@ class ReferenceGuided(LocalObjective):
         builds = download.stage == "bank" or download.clock["build"] == 1
         role = self.setup.role
         if builds and role != Role.UNLABELED:
-            self._bank = pack_bank(build_bank(self.setup, self._config, data), download.round)
+            self._bank = pack_bank(
+                build_bank(self.setup, self._config, data, download.round), download.round
+            )
         if download.stage == "bank" or role == Role.LABELED:
             return
         if not self._step.joint:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
@@ -23,10 +26,12 @@ from fedssl.models import SegmentationModel
 __all__ = ["build_bank", "pool_of", "references_of"]
 
 
-def build_bank(setup: LocalSetup, config: RetrievalConfig, data: TrainingData) -> Bank:
-    """Return this site's bank, made with the received weights; possibly empty."""
+def build_bank(setup: LocalSetup, config: RetrievalConfig, data: TrainingData, round_: int) -> Bank:
+    """Return this site's bank, made with the received weights in this round; possibly empty."""
     rows = [_cells_of_case(setup, config, data, case) for case in data.labeled]
-    number = [torch.full_like(labels, i) for i, (_, labels) in enumerate(rows)]
+    # Floors and caps are there for patients, who may have several images.
+    numbered = zip(data.labeled, rows, strict=True)
+    number = [torch.full_like(labels, data.subject(case)) for case, (_, labels) in numbered]
     bank = reference_bank(
         torch.cat([features for features, _ in rows]),
         torch.cat([labels for _, labels in rows]),
@@ -41,7 +46,22 @@ def build_bank(setup: LocalSetup, config: RetrievalConfig, data: TrainingData) -
         cap_per_class=config.cap_per_class,
         generator=setup.rng.torch,
     )
-    return noisy_bank(bank, config.noise_sigma, setup.rng.torch)
+    if config.noise_sigma == 0:
+        return bank
+    return noisy_bank(bank, config.noise_sigma, _secret_generator(setup, round_))
+
+
+def _secret_generator(setup: LocalSetup, round_: int) -> torch.Generator:
+    """Return the generator of a round's noise, seeded by what never leaves this site.
+
+    What follows from the run's seed could be computed, and subtracted, by whoever gets the bank.
+    """
+    kept = setup.memory.load("secret")
+    if kept is None:
+        kept = {"secret": torch.frombuffer(bytearray(os.urandom(32)), dtype=torch.uint8)}
+        setup.memory.save("secret", kept)
+    digest = hashlib.sha256(bytes(kept["secret"].tolist()) + f"bank/{round_}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
 def _cells_of_case(
@@ -96,9 +116,9 @@ def references_of(
     config: RetrievalConfig,
     data: TrainingData,
 ) -> References:
-    """Return a received bank on the device; with `bank-select = cosine`, biased by site.
+    """Return a received bank on the device; with `bank-select = cosine`, with affinities of sites.
 
-    Each site's references count `exp(cos(own mean feature, that site's mean reference))` times.
+    The affinity is the cosine of the own mean feature and a site's mean reference.
     """
     device = setup.device
     vectors, labels = received.bank.vectors.to(device), received.bank.labels.to(device)
@@ -112,7 +132,7 @@ def references_of(
     for case in data.unlabeled:
         features = look_at(setup, network, data.image(case), config).features
         own = own + nnf.normalize(features, dim=1).movedim(1, -1).flatten(0, -2).mean(0)
-    return References(vectors, labels, config.tau * (theirs @ nnf.normalize(own, dim=0))[source])
+    return References(vectors, labels, (theirs @ nnf.normalize(own, dim=0))[source])
 
 
 def _labeled_cells(

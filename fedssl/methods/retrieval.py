@@ -61,10 +61,12 @@ class RetrievalConfig(MethodConfig):
     centroids: int = Field(64, ge=1, description="bank vectors per foreground class and site")
     background_centroids: int = Field(128, ge=1, description="bank vectors of the background")
     iterations: int = Field(10, ge=1, description="of k-means")
-    cap_per_image_class: int = Field(64, ge=1, description="cells per image and class in the bank")
+    cap_per_image_class: int = Field(
+        64, ge=1, description="cells per subject and class in the bank"
+    )
     cap_per_class: int = Field(20_000, ge=1, description="cells per class in the bank")
     min_pixels: int = Field(20, ge=1, description="cells that a bank vector is the mean of")
-    min_images: int = Field(2, ge=1, description="images that these cells come from")
+    min_images: int = Field(2, ge=1, description="subjects that these cells come from")
     noise_sigma: float = Field(0.0, ge=0, description="noise on each component of a bank vector")
     k_max: int = Field(4096, ge=2, description="vectors of the union of all banks")
     pool_images: int = Field(3, ge=1, description="labeled samples of a step's pool, mixed sites")
@@ -96,12 +98,13 @@ class References:
     Args:
         vectors: [M, D].
         labels: [M] int64.
-        bias: [M] added to similarities, or None.
+        affinity: [M] cosine of this site with the site that each comes from, or None: the votes of
+            a reference count exp(affinity) times.
     """
 
     vectors: Tensor
     labels: Tensor
-    bias: Tensor | None = None
+    affinity: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,11 @@ def propose(look: Look, references: References, config: RetrievalConfig) -> Prop
     classes = look.prob.shape[1]
     size, grid = tuple(look.prob.shape[2:]), tuple(look.features.shape[2:])
     queries = look.features.movedim(1, -1).flatten(0, -2)
+
+    def bias(temperature: float) -> Tensor | None:
+        # Votes are exp(similarity / temperature), so that this makes them count exp(affinity) times
+        return None if references.affinity is None else temperature * references.affinity
+
     found = match(
         queries,
         references.vectors,
@@ -152,7 +160,7 @@ def propose(look: Look, references: References, config: RetrievalConfig) -> Prop
         classes,
         k=config.k,
         tau=config.tau,
-        bias=references.bias,
+        bias=bias(config.tau),
     )
     weight = found.weight
     if config.weight_form == "exp":
@@ -166,7 +174,7 @@ def propose(look: Look, references: References, config: RetrievalConfig) -> Prop
             classes,
             k=config.k,
             temperature=config.readout_temperature,
-            bias=references.bias,
+            bias=bias(config.readout_temperature),
         )
         soft = upsample_nearest(values.reshape(-1, *grid, classes).movedim(-1, 1), size)
     label = upsample_nearest(found.label.reshape(-1, 1, *grid), size)[:, 0]

@@ -7,15 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from baseline_runs import TASK, configured
+from baseline_runs import TASK, local
 
 from fedssl.functional.averaging import cpu_copy
 from fedssl.memory import FileMemory
 from fedssl.methods import METHODS
-from fedssl.methods.base import LocalSetup
 from fedssl.methods.joint import JointStep
 from fedssl.methods.teacher import Teacher
-from fedssl.seeds import generators
 from fedssl.types import (
     Download,
     Role,
@@ -23,21 +21,6 @@ from fedssl.types import (
     UnlabeledBatch,
     View,
 )
-
-
-def local(tmp_path, method, role, **keys):
-    run = configured(method, **keys)
-    torch.manual_seed(0)
-    return LocalSetup(
-        config=run.method_config,
-        run=run,
-        task=TASK,
-        model=METHODS[method].build_model(run, TASK),
-        memory=FileMemory(tmp_path / "memory", 4, 7),
-        rng=generators(0, "t"),
-        device=torch.device("cpu"),
-        role=role,
-    )
 
 
 def download(since, ramp=4.0, after=8.0):
@@ -141,3 +124,24 @@ def test_a_teacher_copies_running_statistics_and_never_learns(tmp_path):
         assert torch.equal(ours, theirs)
     assert not any(p.requires_grad for p in teacher.network.parameters())
     assert model.training
+
+
+class Unlabeled:
+    """A case with a mask and one without, which nothing may be stored for."""
+
+    labeled = (0,)
+    unlabeled = (1,)
+
+    def label(self, case):
+        assert case in self.labeled
+        return torch.zeros(16, 16, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("method", ["cbafed", "fedmix", "bcp", "fedirm"])
+def test_a_labeled_site_leaves_its_images_without_masks_alone(tmp_path, method):
+    setup = local(tmp_path, method, Role.LABELED)
+    objective = METHODS[method].labeled(setup)
+    objective.begin(download(0), Unlabeled())  # would ask for the image, or for what it lacks
+    objective.after_step()
+    objective.knowledge()
+    assert not list(tmp_path.rglob("*.safetensors")), "a teacher that nothing uses"

@@ -109,6 +109,20 @@ def test_soft_labels_do_not_depend_on_chunks_or_on_the_bank_s_order():
     torch.testing.assert_close(soft_labels(queries, bank[order], labels[order], 3, k=5), whole)
 
 
+@pytest.mark.parametrize("readout", ["nearest", "soft"])
+def test_references_of_a_similar_site_count_e_times_whatever_the_temperature(readout):
+    own = References(EYE[1:3], torch.tensor([1, 2]), torch.tensor([1.0, 0.0]))
+    config = RetrievalConfig(k=2, readout=readout, readout_temperature=0.02)
+    found = propose(quadrants(), own, config)
+    assert found.label[0, 3, 3] == 1
+    votes = torch.tensor([math.e, 1.0]) / (math.e + 1.0)
+    if readout == "soft":
+        torch.testing.assert_close(found.soft[0, 1:, 3, 3], votes)
+    else:
+        entropy = -(votes * votes.log()).sum().item()
+        assert found.weight[0, 3, 3].item() == pytest.approx(1 - entropy / math.log(3), abs=1e-5)
+
+
 def test_a_bias_multiplies_the_evidence_of_a_reference():
     query, bank, labels = EYE[:1] + EYE[1:2], EYE[:2], torch.tensor([0, 1])
     tau = 0.1
