@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ __all__ = [
     "next_attempt",
     "save_checkpoint",
 ]
+
+log = logging.getLogger("fedssl")
 
 _MAY_DIFFER = {"rounds", "resume", "out", "data-root", "cache-dir", "device", "round-timeout"}
 _MAY_DIFFER |= {"evaluate.every", "evaluate.surface", "evaluate.overlays", "min-labeled"}
@@ -127,4 +130,12 @@ def _check_config(saved: dict[str, object], run: RunConfig) -> None:
         raise CheckpointError(
             f"The run to resume had another configuration ({'; '.join(differing)}). Use the same "
             "values, or another 'out' folder for a new run."
+        )
+    if saved.get("rounds") != now["rounds"]:
+        log.warning(
+            "rounds: %s then, %s now. What is a share of them (warm-up, ramps, learning rates) "
+            "follows the new number: the weights will not be those of one run of %s rounds.",
+            saved.get("rounds"),
+            now["rounds"],
+            now["rounds"],
         )

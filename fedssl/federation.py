@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,15 +27,17 @@ class TaskSpec(_Table):
     """The `[task]` table."""
 
     name: str = "segmentation"
-    classes: tuple[str, ...] = Field(min_length=2)
+    classes: tuple[str, ...]
     mode: Literal["2d", "slices", "2.5d", "3d"] = "2d"
     output: Output = Output.EXCLUSIVE
     channels: int = Field(1, ge=1, le=64)
 
-    @field_validator("classes")
+    @field_validator("classes", mode="before")
     @classmethod
-    def _distinct(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(classes)) != len(classes):
+    def _names(cls, classes: object) -> object:
+        if not isinstance(classes, list | tuple) or len(classes) < 2:
+            raise ValueError('expected names, background first, e.g. ["background", "lesion"]')
+        if len({*map(str, classes)}) != len(classes):
             raise ValueError("class names must differ")
         return classes
 
@@ -164,6 +167,8 @@ def data_root(run: RunConfig, default: Path) -> Path:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise FederationError(f"{str(path)!r} is a folder; give the federation.toml in it.")
     if not path.is_file():
         from fedssl.data.synthetic import SYNTHETIC
 
@@ -232,7 +237,11 @@ def _explain(error: ValidationError, where: str, table: type[_Table]) -> str:
             line = f"key {key!r} is missing."
         else:
             reason = item["msg"].removeprefix("Value error, ")
-            line = (f"key {key!r}: " if key else "") + f"{reason}; got {item['input']!r}."
+            inner = str(item["loc"][1]) if key == "options" and len(item["loc"]) > 1 else ""
+            place = f"{key}.{inner}" if inner else key
+            line = (f"key {place!r}: " if key else "") + f"{reason}; got {item['input']!r}."
+            if item["type"] in ("enum", "literal_error"):
+                line += did_you_mean(str(item["input"]), re.findall(r"'([^']+)'", reason))
         lines.setdefault(key, f"{where}: {line}")
     return "\n".join(lines.values())
 

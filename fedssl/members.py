@@ -170,8 +170,8 @@ class Members:
             raise FederationError(reason)
         if lacking:
             raise FederationError(
-                f"Of {len(described)} sites there are {lacking}: at least one site must have "
-                "masks. Set roles in the federation file or 'labeled-sites'."
+                f"Of {len(described)} sites there are {lacking}. Set roles in the federation file "
+                "or 'labeled-sites' (at least one site must have masks), or lower the key."
             )
 
     def _too_few(self, described: Sequence[Upload], lacking: str) -> FederationError:

@@ -48,7 +48,10 @@ class ConsoleProgress:
     def finish(self, folder: RunFolder) -> None:
         """Show the per-site table and where the run folder is."""
         results = json.loads(folder.results.read_text(encoding="utf-8"))
-        self._console.print(results_table(results))
+        table = results_table(results)
+        if not self._console.is_terminal:  # a log file has no width that numbers had to be cut to
+            self._console.width = max(self._console.width, self._console.measure(table).maximum)
+        self._console.print(table)
         self._print(f"weights_sha256 {results['weights_sha256']}\nRun folder: {folder.path}")
         report = folder.path / "report.html"
         if report.is_file():

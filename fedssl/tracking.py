@@ -205,7 +205,7 @@ class MlflowTracker:
             number = self._client.create_experiment("fedssl", artifact_location=artifacts)
         else:
             number = experiment.experiment_id
-        run = str(self._client.create_run(number, run_name=folder.name).info.run_id)
+        run = str(self._client.create_run(number, run_name=run_name(folder)).info.run_id)
         entity = self._entities.Param
         params = [entity(key, str(value)) for key, value in config.items() if value != ""]
         for begin in range(0, len(params), _BATCH):
@@ -224,6 +224,14 @@ class MlflowTracker:
         self._client.set_terminated(self._run)
 
 
+def run_name(folder: Path) -> str:
+    """Return what tells a run from others: of `set/method/seed0` all parts below `runs`."""
+    parts = folder.resolve().parts
+    if not re.fullmatch(r"seed\d+", folder.name):
+        return folder.name
+    return "/".join(parts[parts.index("runs") + 1 :] if "runs" in parts else parts[-3:])
+
+
 class WandbTracker:
     """A run of the Weights & Biases project `fedssl`, offline in `<run folder>/wandb`.
 
@@ -240,7 +248,7 @@ class WandbTracker:
         identifier = _remembered(folder, "wandb", lambda: secrets.token_hex(8))
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "fedssl"),
-            name=folder.name,
+            name=run_name(folder),
             id=identifier,
             resume="allow",
             dir=str(folder),

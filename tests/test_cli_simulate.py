@@ -68,12 +68,13 @@ def test_a_second_run_does_not_overwrite_the_first(tmp_path: Path):
     assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
 
 
-def test_a_finished_run_can_be_made_longer(tmp_path: Path):
+def test_a_finished_run_can_be_made_longer(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     federation = write_federation(tmp_path)
     assert simulate(federation, tmp_path / "run").exit_code == 0
     result = simulate(federation, tmp_path / "run", "--set", "rounds=2", "--resume")
     assert result.exit_code == 0, result.output
     assert "from round 2" in result.stdout
+    assert "rounds: 1 then, 2 now" in caplog.text, "a share of them is another"
     straight = simulate(federation, tmp_path / "straight", "--set", "rounds=2")
     assert straight.exit_code == 0
     digests = [
@@ -81,6 +82,20 @@ def test_a_finished_run_can_be_made_longer(tmp_path: Path):
         for name in ("run", "straight")
     ]
     assert digests[0] == digests[1]
+
+
+def test_underscores_in_a_key_are_hyphens(tmp_path: Path):
+    given = (
+        "--set",
+        "local-steps=7",
+        "--set",
+        "local_steps=1",
+        "--set",
+        "mean_teacher.ema_decay=0.5",
+    )
+    assert simulate(write_federation(tmp_path), tmp_path / "run", *given).exit_code == 0
+    text = (tmp_path / "run/config.toml").read_text()
+    assert "local-steps = 1\n" in text
 
 
 def test_without_a_name_the_folder_is_made_under_runs(tmp_path: Path):

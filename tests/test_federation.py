@@ -42,12 +42,21 @@ def refused(file: str) -> str:
         ("site = []\n" + TASK, "FILE has no [[site]] table"),
         ("[task\n", "FILE is not valid TOML"),
         (TASK + SITE.replace("[[site]]", "[site]"), "write [[site]] with two brackets"),
+        (
+            TASK.replace('["background", "tumor"]', '"tumor"') + SITE,
+            'e.g. ["background", "lesion"]',
+        ),
+        (TASK.replace('"background", ', "") + SITE, 'e.g. ["background", "lesion"]'),
+        (
+            TASK + SITE + "options = { label-values = [0, 1] }\n",
+            "key 'options.label-values': Input should be a valid string",
+        ),
         (TASK + SITE + SITE, "FILE: site name 'a' is used twice; names must differ."),
         (TASK + SITE + "[sites]\n", "FILE: unknown table 'sites'. Did you mean 'site'?"),
         (
             TASK + SITE + OTHER.replace("unlabeled", "unlabelled"),
             "FILE, [[site]] number 2 (b): key 'role': Input should be 'labeled', 'unlabeled' or "
-            "'mixed'; got 'unlabelled'.",
+            "'mixed'; got 'unlabelled'. Did you mean 'unlabeled'",
         ),
         (TASK + '[[site]]\nname = "a"\n', "number 1 (a): key 'role' is missing."),
         (TASK + SITE + 'pth = "x"\n', "number 1 (a): unknown key 'pth'. Did you mean 'path'?"),
@@ -147,3 +156,8 @@ def test_a_table_under_another_name_is_told(tmp_path: Path) -> None:
     (tmp_path / "f.toml").write_text('[task]\nclasses = ["a", "b"]\n[[sites]]\nname = "x"\n')
     with pytest.raises(FederationError, match=r"no \[\[site\]\] table.*It has sites"):
         load_federation(RunConfig(federation=str(tmp_path / "f.toml")))
+
+
+def test_a_folder_is_told_apart_from_a_file_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FederationError, match="is a folder; give the federation"):
+        load_federation(RunConfig(federation=str(tmp_path)))

@@ -109,8 +109,17 @@ def parse_assignments(pairs: list[str]) -> dict[str, Scalar]:
             value = text.strip()
         if not isinstance(value, bool | int | float | str):
             raise ConfigError(f"Key {key.strip()!r} takes one value, got {text!r}.")
-        flat[key.strip()] = value
+        flat[_spelled(key.strip())] = value
     return flat
+
+
+def _spelled(key: str) -> str:
+    """Return a key with hyphens behind its section, so that `local_steps` is `local-steps`.
+
+    Sections keep underscores: methods have them in their names.
+    """
+    section, dot, name = key.rpartition(".")
+    return f"{section}{dot}{name.replace('_', '-')}"
 
 
 def flat_keys(
@@ -131,9 +140,9 @@ def flat_keys(
         flat = read_experiment(folder / str(tables["extends"]), below)
     for key, value in tables.items():
         if isinstance(value, dict):
-            flat |= {f"{key}.{name}": v for name, v in value.items()}
+            flat |= {_spelled(f"{key}.{name}"): v for name, v in value.items()}
         elif key != "extends":
-            flat[key] = value
+            flat[_spelled(key)] = value
     beside = folder / str(flat.get("federation", ""))
     if beside.is_file():
         flat["federation"] = str(beside.resolve())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import typer
+
 from fedssl.cli.options import (
     ConfigOption,
     FederationOption,
@@ -41,4 +43,8 @@ def simulate_command(
 
         run, folder = absolute(load_config(flat), out)
         run = run.model_copy(update={"resume": resume or run.resume})
-        simulate(run, folder, progress=run_progress(run, folder))
+        try:
+            simulate(run, folder, progress=run_progress(run, folder))
+        except KeyboardInterrupt:
+            typer.secho(f"Interrupted; --resume goes on with {folder}.", err=True)
+            raise typer.Exit(130) from None

@@ -228,7 +228,8 @@ class _Check:
     def _across(self, places: Sequence[Place]) -> None:
         site, cases = self.site, self.source.cases
         masked = len({ref.subject for ref in cases if ref.has_label})
-        self.findings += check_role(site.role, site.labeled, masked, site.path)
+        everyone = len({ref.subject for ref in cases})
+        self.findings += check_role(site.role, site.labeled, masked, everyone, site.path)
         self.findings += check_duplicates(places) + check_published(places)
         if masked and self.facts:
             self.findings += check_classes(self.voxels(), self.task, site.path)

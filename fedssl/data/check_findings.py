@@ -63,7 +63,7 @@ def from_error(error: DataError, kind: str, files: Sequence[Path], folder: str) 
         files: the files that it may be about; the first one that it names is the finding's.
         folder: named if it is about none of them.
     """
-    text = str(error)
+    text = re.sub(r"^Site '[^']*': ", "", str(error))
     named = [path for path in files if str(path) in text]
     first = min(named, key=lambda path: text.index(str(path)), default=None)
     masked = re.sub("|".join(re.escape(str(p)) for p in named) or r"(?!)", _blank, text)

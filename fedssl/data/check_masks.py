@@ -126,8 +126,9 @@ def check_content(label: np.ndarray, task: Task, file: Path | str) -> list[DataF
                 "full-mask",
                 file,
                 f"The mask calls {share:.1%} of the image foreground.",
-                'It may be inverted; the site option label-values = "255,0" reads it the other way '
-                "round.",
+                "Look at it. If the masks of this site are inverted, and the task has two classes, "
+                'the site option label-values = "255,0" reads them the other way round ("1,0" if '
+                "their files hold 0 and 1).",
             )
         ]
     return check_nesting(label, task, file) if task.output == Output.NESTED else []

@@ -110,7 +110,9 @@ def check_subjects(places: Sequence[Place]) -> list[DataFinding]:
     ]
 
 
-def check_role(role: Role, labeled: int | str | None, masks: int, folder: str) -> list[DataFinding]:
+def check_role(
+    role: Role, labeled: int | str | None, masks: int, subjects: int, folder: str
+) -> list[DataFinding]:
     """Compare a site's role with the number of subjects that have masks."""
     if role == Role.UNLABELED:
         return []
@@ -123,6 +125,16 @@ def check_role(role: Role, labeled: int | str | None, masks: int, folder: str) -
                 "Put masks where its layout looks for them (folders: labels/, under the images' "
                 "names; h5: the dataset label, or the one that an option names), or set role = "
                 '"unlabeled".',
+            )
+        ]
+    if role == Role.LABELED and masks < subjects:
+        return [
+            warning(
+                "role",
+                folder,
+                f"The site has the role 'labeled', but {subjects - masks} of {subjects} subjects "
+                "have no mask; their images are neither trained on nor tested.",
+                'Set role = "mixed" to train on them as well, or look for masks under other names.',
             )
         ]
     if isinstance(labeled, int) and labeled > masks:

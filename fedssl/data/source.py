@@ -234,8 +234,8 @@ def _label_values(spec: SiteSpec, task: Task) -> tuple[int, ...] | None:
         values = ()
     if len(values) != task.num_classes or len(set(values)) != len(values):
         raise DataError(
-            f"Site {spec.name!r}: label-values = {text!r} has to give {task.num_classes} different "
-            f"integers, one for each of {list(task.classes)}."
+            f"Site {spec.name!r}: label-values = {text!r} does not fit. Give {task.num_classes} "
+            f"different integers, one for each of {list(task.classes)}."
         )
     return values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tempfile
@@ -44,11 +45,18 @@ def edit_as_mixed(
     if out is not None:
         return _written(out, after)
     try:
-        write_atomically(path.with_name(path.name + ".bak"), before.encode())
+        write_atomically(_unused(path), before.encode())
         write_atomically(path, after.encode())
     except OSError:
         return _written(spare, after)
     return path
+
+
+def _unused(path: Path) -> Path:
+    """Return the name of a copy that is not there yet: the first one holds the oldest text."""
+    names = itertools.chain([".bak"], (f".bak{number}" for number in itertools.count(2)))
+    copies = (path.with_name(path.name + name) for name in names)
+    return next(copy for copy in copies if not copy.exists())
 
 
 def _written(path: Path, text: str) -> Path:

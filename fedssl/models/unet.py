@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fedssl.config import ModelConfig
-from fedssl.errors import ConfigError
+from fedssl.errors import ConfigError, DataError
 from fedssl.models.base import SegmentationModel
 from fedssl.types import SegOutput, Task
 
@@ -88,9 +88,11 @@ class UNet(SegmentationModel):
     @override
     def encode(self, x: Tensor) -> list[Tensor]:
         if max(x.shape[2:]) < self._smallest:
-            raise ValueError(
-                f"The input is {tuple(x.shape[2:])} pixels, but instance norm at stride "
-                f"{self.stride} needs one side of at least {self._smallest}."
+            raise DataError(
+                f"An input of {tuple(x.shape[2:])} pixels, padded, is too small: instance norm at "
+                f"stride {self.stride} needs one side of at least {self._smallest}. Look at the "
+                "image's size and spacing, or train with a smaller model.depth or a larger "
+                "image-size."
             )
         levels: list[Tensor] = []
         for level, block in enumerate(self.encoder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -81,9 +82,14 @@ def load_runs(folders: Sequence[Path]) -> dict[str, Run]:
     """Return runs by a name that tells them apart; values per case are not read."""
     runs = [load_run(folder, cases=False) for folder in folders]
     names = [f"{run.results['method']}, seed {run.results['seed']}" for run in runs]
+    places = [run.folder.resolve() for run in runs]
+    shared = Path(os.path.commonpath([place.parent for place in places]))
+    own = [place.name for place in places]
+    if len(set(own)) < len(own):  # seed0, seed0, ... of several experiments
+        own = [place.relative_to(shared).as_posix() for place in places]
     named: dict[str, Run] = {}
-    for name, run in zip(names, runs, strict=True):
-        unique = name if names.count(name) == 1 else f"{name} ({run.folder.resolve().name})"
+    for name, run, place in zip(names, runs, own, strict=True):
+        unique = name if names.count(name) == 1 else f"{name} ({place})"
         while unique in named:
             unique += "'"
         named[unique] = run
@@ -135,6 +141,11 @@ def _warnings(runs: Runs) -> list[str]:
     scored = {frozenset(n for n, s in run.sites.items() if s["cases"]) for run in runs.values()}
     if len(scored) > 1 and not warnings:
         warnings.append("Not all runs have results of the same sites: means are not comparable.")
+    if len({tuple((n, s["role"]) for n, s in run.sites.items()) for run in runs.values()}) > 1:
+        warnings.append(
+            "Roles differ between the runs: 'Mean, labeled' and its like are over other sites in "
+            "each of them."
+        )
     splits = {
         tuple(run.config.get(f"split.{key}") for key in ("seed", "folds", "fold"))
         for run in runs.values()

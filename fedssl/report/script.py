@@ -147,7 +147,8 @@ SCRIPT: Final = """
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const key = row => {
         const data = row.children[column].querySelector("data");
-        return data ? Number(data.value) : row.children[column].textContent.trim();
+        const text = row.children[column].textContent.trim();
+        return data ? Number(data.value) : text === "\\u2013" ? "" : text;
       };
       const order = (a, b) => {
         const x = key(a), y = key(b);

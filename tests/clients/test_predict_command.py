@@ -63,6 +63,16 @@ def test_a_broken_image_costs_its_own_mask_only(
     assert (done["ok"], done["masks"], done["skipped"]) == (True, [], 3)
 
 
+def test_an_image_that_is_too_small_costs_its_own_mask_only(
+    run_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    sitk.WriteImage(sitk.Image(3, 3, sitk.sitkUInt8), images / "b.png")
+    done = call(run_folder, images, tmp_path / "out", "--spacing", "1,1")
+    assert done.exit_code == 1, done.output
+    assert "1 of 3 images got no mask" in done.output
+    assert names(tmp_path / "out") == ["a.png", "c.png"]
+
+
 def test_all_broken_images_are_named_and_the_first_reasons_told(
     run_folder: Path, images: Path, tmp_path: Path
 ) -> None:

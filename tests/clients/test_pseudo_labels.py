@@ -118,6 +118,10 @@ def test_the_comments_of_the_site_file_survive(hospital: Path, exported: Path) -
     call("pseudo", "import", hospital / "site.toml", exported)
     after = (hospital / "site.toml").read_text()
     assert (hospital / "site.toml.bak").read_text() == before
+    paint(exported / "labels/eye_2.png", 1)
+    call("pseudo", "import", hospital / "site.toml", exported)
+    assert (hospital / "site.toml.bak").read_text() == before, "the first one stays"
+    assert (hospital / "site.toml.bak2").read_text() == after
     kept = [line for line in before.splitlines() if not line.startswith(("role", "# labeled"))]
     assert [line for line in kept if line not in after.splitlines()] == []
 

@@ -93,6 +93,7 @@ def test_all_problems_are_told_at_once(site, tmp_path, write_image):
         ("warning", "geometry"): 1,  # c3
         ("warning", "empty-mask"): 1,  # c4
         ("warning", "constant"): 1,  # d0
+        ("warning", "role"): 1,  # not all have a mask
     }
     levels = [f.level for f in report.findings]
     assert levels == sorted(levels)  # errors first
@@ -112,6 +113,21 @@ def test_two_copies_of_one_subject_are_a_warning_only(site, tmp_path):
     (folder / "index.csv").write_text("id,subject\n" + rows)
     (found,) = check_site(site, VOLUMES).findings
     assert (found.level, found.kind) == (Level.WARNING, "duplicate")
+
+
+def test_a_labeled_site_with_images_that_nobody_segmented_is_warned_of(site, tmp_path):
+    next(iter(sorted((tmp_path / "s/labels").iterdir()))).unlink()
+    (found,) = check_site(site, VOLUMES).findings
+    assert (found.kind, found.level) == ("role", Level.WARNING)
+    assert "1 of 6 subjects have no mask" in found.detail
+    assert 'role = "mixed"' in found.remedy
+
+
+def test_what_a_layout_says_is_split_behind_the_site_s_name(tmp_path):
+    pictures = SiteSpec(name="s", path=str(tmp_path / "nowhere"), role="labeled")
+    (found, *_) = check_site(pictures, VOLUMES).findings
+    assert found.detail != "Site 's'."
+    assert str(tmp_path / "nowhere") in found.detail
 
 
 def test_roles_that_masks_do_not_allow_are_errors(site, tmp_path):

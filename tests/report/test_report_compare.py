@@ -149,3 +149,19 @@ def test_the_compare_command_prints_a_table_and_writes_the_page(
     mean = json.loads((volumes / "results.json").read_text())["mean_dice"]
     assert f"{mean:.3f}" in done.output
     read_page(out)
+
+
+def test_runs_of_a_set_are_told_apart_by_their_place_and_other_roles_are_named(
+    pictures: Path, tmp_path: Path
+) -> None:
+    places = [tmp_path / "set" / name / "seed0" for name in ("lower", "upper")]
+    for place in places:
+        shutil.copytree(pictures, place, ignore=shutil.ignore_patterns("sites", "tensorboard"))
+    results = json.loads((places[1] / "results.json").read_text())
+    for site in results["sites"].values():
+        site["role"] = "labeled"
+    (places[1] / "results.json").write_text(json.dumps(results))
+    page = read_page(write_comparison(places, tmp_path / "c.html"))
+    rows = [row.one("th").text for row in page.one("section", id="m-0").one("tbody").all("tr")]
+    assert rows == ["denoise, seed 0 (lower/seed0)", "denoise, seed 0 (upper/seed0)"]
+    assert "Roles differ between the runs" in " ".join(page.text.split())

@@ -24,6 +24,7 @@ from fedssl.tracking import (
     TrackedProgress,
     result_scalars,
     round_scalars,
+    run_name,
 )
 
 Scalars = dict[str, list[tuple[int, float]]]
@@ -271,3 +272,17 @@ def test_the_key_takes_known_trackers_only() -> None:
     assert RunConfig(tracking=" wandb, tensorboard,wandb ").tracking == "wandb,tensorboard"
     with pytest.raises(ConfigError, match="'tracking': expected 'tensorboard', 'mlflow'"):
         parse_run_config({"tracking": "tensorbord"}, {})
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("runs/vessels/denoise/denoise.mu=0.5/seed0", "vessels/denoise/denoise.mu=0.5/seed0"),
+        ("out/vessels/lower/seed1", "vessels/lower/seed1"),
+        ("runs/2026-11-30-denoise", "2026-11-30-denoise"),
+    ],
+)
+def test_runs_of_an_experiment_are_named_by_more_than_their_seed(
+    tmp_path: Path, place: str, name: str
+) -> None:
+    assert run_name(tmp_path / place) == name
