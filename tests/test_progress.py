@@ -127,3 +127,30 @@ def test_the_end_shows_the_digest_and_the_folder(tmp_path: Path):
     progress.finish(folder)
     assert "weights_sha256 abc123" in text.getvalue()
     assert f"Run folder: {tmp_path}" in text.getvalue()
+
+
+def test_a_site_that_failed_in_some_rounds_is_named_at_the_end(tmp_path: Path):
+    folder = RunFolder(tmp_path, RunConfig())
+    folder.results.write_text(json.dumps(RESULTS))
+    progress, text = screen()
+    east = SiteInfo("east", Role.LABELED, 5, 5)
+    progress.start(RunConfig(rounds=2), {**ROSTER, "east": east}, 0)
+    for round_ in range(2):
+        sites = {"east": {"loss": 1.0}}  # it is the warm-up: west has nothing to do yet
+        progress.round_done(RoundRecord(round_, ["train"], seconds=1.0, sites=sites))
+    progress.finish(folder)
+    named = [line for line in text.getvalue().splitlines() if line.startswith("Site ")]
+    assert named == [
+        "Site north trained in 0 rounds, other labeled sites in up to 2; the log says why."
+    ]
+
+
+def test_the_table_is_whole_in_a_log_file(tmp_path: Path):
+    folder = RunFolder(tmp_path, RunConfig())
+    sites = {f"a-hospital-with-a-long-name-{n}": s for n, s in RESULTS["sites"].items()}
+    folder.results.write_text(json.dumps({**RESULTS, "sites": sites}))
+    progress, text = screen(width=40)
+    progress.finish(folder)
+    row = next(line for line in text.getvalue().splitlines() if "long-name-north" in line)
+    assert "0.912" in row
+    assert "3.25" in row or "3.2" in row

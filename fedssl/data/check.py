@@ -106,9 +106,16 @@ def check_site(
 
 
 def check_together(reports: Sequence[SiteReport]) -> list[DataFinding]:
-    """Compare the sites of one machine: one picture or one subject at several of them."""
+    """Compare the sites of one machine: roles, one picture or one subject at several of them."""
     places = [place for report in reports for place in report.places]
-    return check_duplicates(places, across=True) + check_subjects(places)
+    sites = [report.site for report in reports]
+    found = check_duplicates(places, across=True) + check_subjects(places)
+    if len(sites) > 1 and all(site.role == Role.UNLABELED for site in sites):
+        names = ", ".join(site.name for site in sites)
+        detail = f"No site has the role 'labeled' or 'mixed': {names} are all unlabeled."
+        remedy = "Set the role of those with masks; without any there is nothing to learn from."
+        found.append(bad("role", sites[0].path, detail, remedy))
+    return found
 
 
 class _Check:

@@ -172,6 +172,13 @@ def test_pictures_have_no_grid_to_compare_and_a_cup_has_to_be_in_its_disc(tmp_pa
     assert kinds(report) == {("error", "nesting"): 1}
 
 
+def test_sites_that_all_lack_masks_cannot_be_trained_on(site):
+    north = check_site(site.model_copy(update={"role": "unlabeled"}), VOLUMES)
+    south = check_site(site.model_copy(update={"role": "unlabeled", "name": "south"}), VOLUMES)
+    assert [f.kind for f in check_together([north])] == []
+    assert ("role", Level.ERROR) in [(f.kind, f.level) for f in check_together([north, south])]
+
+
 def test_one_picture_or_subject_at_two_sites_is_told(site, tmp_path):
     other = tmp_path / "t"
     (other / "images").mkdir(parents=True)
