@@ -18,6 +18,7 @@ from fedssl.data.check_sets import (
     check_duplicates,
     check_published,
     check_role,
+    check_roles,
     check_subjects,
 )
 from fedssl.data.facts import CaseFacts, case_facts
@@ -108,14 +109,8 @@ def check_site(
 def check_together(reports: Sequence[SiteReport]) -> list[DataFinding]:
     """Compare the sites of one machine: roles, one picture or one subject at several of them."""
     places = [place for report in reports for place in report.places]
-    sites = [report.site for report in reports]
-    found = check_duplicates(places, across=True) + check_subjects(places)
-    if len(sites) > 1 and all(site.role == Role.UNLABELED for site in sites):
-        names = ", ".join(site.name for site in sites)
-        detail = f"No site has the role 'labeled' or 'mixed': {names} are all unlabeled."
-        remedy = "Set the role of those with masks; without any there is nothing to learn from."
-        found.append(bad("role", sites[0].path, detail, remedy))
-    return found
+    roles = check_roles([(report.site.role, report.site.path) for report in reports])
+    return check_duplicates(places, across=True) + check_subjects(places) + roles
 
 
 class _Check:
@@ -235,8 +230,8 @@ class _Check:
     def _across(self, places: Sequence[Place]) -> None:
         site, cases = self.site, self.source.cases
         masked = len({ref.subject for ref in cases if ref.has_label})
-        everyone = len({ref.subject for ref in cases})
-        self.findings += check_role(site.role, site.labeled, masked, everyone, site.path)
+        subjects = len({ref.subject for ref in cases})
+        self.findings += check_role(site.role, site.labeled, masked, subjects, site.path)
         self.findings += check_duplicates(places) + check_published(places)
         if masked and self.facts:
             self.findings += check_classes(self.voxels(), self.task, site.path)
@@ -256,9 +251,8 @@ class _Check:
         """Read the list of labeled subjects of a mixed site."""
         try:
             # what is needed of a prepared site are names, subjects and who has a mask
-            used = labeled_positions(
-                cast("PreparedSite", self.source), range(len(self.source.cases)), self.site
-            )
+            source = cast("PreparedSite", self.source)
+            used = labeled_positions(source, range(len(self.source.cases)), self.site)
         except DataError as error:
             path = Path(self.site.path) / str(self.site.labeled)
             self.findings.append(from_error(error, "role", [path], self.site.path))

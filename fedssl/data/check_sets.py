@@ -16,6 +16,7 @@ __all__ = [
     "check_duplicates",
     "check_published",
     "check_role",
+    "check_roles",
     "check_subjects",
 ]
 
@@ -108,6 +109,15 @@ def check_subjects(places: Sequence[Place]) -> list[DataFinding]:
         )
         for sites, subjects in shared.items()
     ]
+
+
+def check_roles(sites: Sequence[tuple[Role, str]]) -> list[DataFinding]:
+    """Look for somebody to learn from among several sites, by role and folder."""
+    if len(sites) < 2 or any(role != Role.UNLABELED for role, _ in sites):
+        return []
+    detail = f"All {len(sites)} sites have the role 'unlabeled'."
+    remedy = "Set the role of those with masks; without any there is nothing to learn from."
+    return [bad("role", sites[0][1], detail, remedy)]
 
 
 def check_role(

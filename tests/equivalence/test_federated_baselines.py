@@ -177,15 +177,22 @@ def test_fedmix(bench, output):
     image = batch.views["weak"].image
     probs = [x.prob(image, x.model.first), x.prob(image, x.model.second)]
     labels = [as_bits(batch.stored["other"]), as_bits(batch.stored["pseudo"])]
+    trust = as_bits(batch.stored["trust"])  # 0 where the view looks beyond the image
+    inside = [all(kept) for sample in trust for kept in sample]
+    counts = [sum(map(all, sample)) for sample in trust]
+    assert 0 < sum(counts) < len(inside)
     classes = 1 if output == Output.EXCLUSIVE else 2
     loss = 0.0
     for prob, bits in zip(probs, labels, strict=True):
         flat = [t for sample in bits for t in sample]
         entropies = [
-            cross_entropy(p, t, output) for (_, p), t in zip(pixels(prob), flat, strict=True)
+            cross_entropy(p, t, output)
+            for (_, p), t, kept in zip(pixels(prob), flat, inside, strict=True)
+            if kept
         ]
         loss += sum(entropies) / len(entropies) / classes
-        loss += sum(soft_dice(prob, bits[i], i, output) for i in range(2)) / 2
+        dices = [soft_dice(prob, bits[i], i, output, trust[i]) for i in range(2)]
+        loss += sum(d * n for d, n in zip(dices, counts, strict=True)) / sum(counts)
     close(value(x.step(None, batch)), loss)
 
 
