@@ -85,8 +85,14 @@ def shared_keys(config: Mapping[str, Scalar], point: Mapping[str, str]) -> dict[
 
 
 def _portable(value: Scalar) -> Scalar:
-    """Return a path relative to the repository; of one outside, only the name."""
+    """Return a path relative to the repository; of a file that it does not have, only the name.
+
+    A run of another checkout has the same files at another place.
+    """
     if not isinstance(value, str) or not Path(value).is_absolute():
         return value
     path = Path(value)
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+    if path.is_relative_to(ROOT):
+        return path.relative_to(ROOT).as_posix()
+    tails = (Path(*path.parts[start:]) for start in range(1, len(path.parts) - 1))
+    return next((tail.as_posix() for tail in tails if (ROOT / tail).is_file()), path.name)

@@ -89,11 +89,15 @@ def test_no_path_of_a_machine_is_recorded(tmp_path: Path) -> None:
     elsewhere = config.replace(str(VESSELS), str(tmp_path / "federation.toml"))
     (folder / "config.toml").write_text(elsewhere)
     finish(tmp_path / "runs", "eyes/lower/seed1", [0.5])
+    checkout = finish(tmp_path / "runs", "eyes/lower/seed2", [0.5])
+    same = config.replace(str(VESSELS), "/home/me/another/experiments/vessels/federation.toml")
+    (checkout / "config.toml").write_text(same)
     record_all(tmp_path / "runs", tmp_path / "records")
     text = (tmp_path / "records/eyes.jsonl").read_text()
     configs = [line["config"] for line in lines_of(tmp_path / "records/eyes.jsonl")]
     assert [c["federation"] for c in configs] == [
         "federation.toml",
+        "experiments/vessels/federation.toml",
         "experiments/vessels/federation.toml",
     ]
     for place in ('"/', str(tmp_path), str(record.ROOT), "/home/me", "cache-dir", "data-root"):
