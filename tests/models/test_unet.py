@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fedssl.config import ModelConfig
-from fedssl.errors import ConfigError
+from fedssl.errors import ConfigError, DataError
 from fedssl.functional.averaging import weights_sha256
 from fedssl.models import (
     SegmentationModel,
@@ -79,7 +79,7 @@ def test_sizes_that_do_not_divide_are_refused_with_both_numbers():
 
 
 def test_instance_norm_refuses_an_image_that_shrinks_to_one_pixel():
-    with pytest.raises(ValueError, match=r"\(4, 4\).*instance norm.*at least 8"):
+    with pytest.raises(DataError, match=r"\(4, 4\).*instance norm.*at least 8"):
         small()(torch.randn(2, 2, 4, 4))
     assert small()(torch.randn(2, 2, 4, 8)).logits.shape == (2, 3, 4, 8)
     assert small("group")(torch.randn(2, 2, 4, 4)).logits.shape == (2, 3, 4, 4)
