@@ -58,6 +58,7 @@ def _require_installed(content: bytes, digest: str) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as bundle:
             _check_members(bundle, digest)
+    # zipfile raises NotImplementedError for a compression that it does not know.
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise _refused(digest, f"it is no readable bundle ({error})") from None
 

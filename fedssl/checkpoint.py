@@ -134,7 +134,7 @@ def _check_config(saved: dict[str, object], run: RunConfig) -> None:
     if saved.get("rounds") != now["rounds"]:
         log.warning(
             "rounds: %s then, %s now. What is a share of them (warm-up, ramps, learning rates) "
-            "follows the new number: the weights will not be those of one run of %s rounds.",
+            "follows the new number, so the weights may differ from those of one run of %s rounds.",
             saved.get("rounds"),
             now["rounds"],
             now["rounds"],
