@@ -17,10 +17,10 @@ from typing import Final
 
 from fedssl.errors import FederationError
 
-__all__ = ["MARK", "free_port", "guarded", "marked", "stop", "tool", "undisturbed"]
+__all__ = ["MARK", "belonging", "free_port", "guarded", "stop", "tool", "undisturbed"]
 
-MARK: Final = "FEDSSL_PROCESS_MARK"
-"""Environment variable by which every descendant is found, in whatever session or group it is."""
+MARK: Final = "FEDSSL_PROCESS_FOLDER"
+"""Environment variable by which descendants are found, in whatever session or group they are."""
 
 
 def tool(name: str) -> str:
@@ -53,19 +53,18 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def guarded(mark: str, folder: Path) -> Iterator[None]:
+def guarded(folder: Path) -> Iterator[None]:
     """Have another process clean up if this one is killed and cannot do it itself.
 
     The guard waits for the end of a pipe that only this process holds open.
 
     Args:
-        mark: value of `MARK` in the environment of what is to be ended.
-        folder: what is to be removed.
+        folder: to be removed; its name is the value of `MARK` for all that is to be ended.
     """
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
     guard = subprocess.Popen(  # noqa: S603 - our own arguments
-        [sys.executable, "-m", "fedssl.cli.processes", mark, str(folder)],
+        [sys.executable, "-m", "fedssl.cli.processes", str(folder)],
         env={**os.environ, "PYTHONPATH": path},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -78,24 +77,24 @@ def guarded(mark: str, folder: Path) -> Iterator[None]:
         guard.communicate()
 
 
-def stop(process: subprocess.Popen[bytes], mark: str) -> None:
-    """End the daemon, then whatever still carries its mark: Ray's processes leave its group."""
+def stop(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """End the daemon, then what else belongs to its folder: Ray's processes leave its group."""
     _signal([process.pid], signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(5)
-    _end_marked(mark)
+    _end_all(folder)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def _end_marked(mark: str) -> None:
+def _end_all(folder: Path) -> None:
     """Ask them to end, insist after three seconds, and go when none was seen three times."""
     told: set[int] = set()
     begun, quiet = time.monotonic(), 0
     # One that is just being started is not seen at once: its environment is still empty.
     while quiet < 3 and time.monotonic() < begun + 6:
-        alive, insist = marked(mark), time.monotonic() > begun + 3
+        alive, insist = belonging(folder), time.monotonic() > begun + 3
         new = [process for process in alive if insist or process not in told]
         _signal(new, signal.SIGKILL if insist else signal.SIGTERM)
         told.update(alive)
@@ -109,22 +108,27 @@ def _signal(processes: Sequence[int], number: signal.Signals) -> None:
             os.kill(process, number)
 
 
-def marked(mark: str) -> list[int]:
-    """Return the living processes that inherited our mark (none where there is no /proc)."""
-    needle = f"{MARK}={mark}".encode()
+def belonging(folder: Path) -> list[int]:
+    """Return the living processes of a run's folder (none where there is no /proc).
+
+    They carry its name in their environment or work below it. One alone does not find all: the
+    titles that Ray gives to its agents overwrite their environment, and tools may change folder.
+    """
+    needle = f"{MARK}={folder}\0".encode()
     found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if needle in entry.read_bytes():
-                found.append(int(entry.parent.name))
+            cwd = (process / "cwd").readlink()
+            if needle in (process / "environ").read_bytes() or cwd.is_relative_to(folder):
+                found.append(int(process.name))
     return found
 
 
-def _guard(mark: str, folder: str) -> None:
+def _guard(folder: Path) -> None:
     sys.stdin.buffer.read()
-    _end_marked(mark)
+    _end_all(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    _guard(*sys.argv[1:])
+    _guard(Path(sys.argv[1]))

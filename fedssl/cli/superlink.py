@@ -11,7 +11,6 @@ import http.client
 import json
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import sys
@@ -146,12 +145,11 @@ def superlink(*, simulation: bool) -> Iterator[SuperLink]:
     """
     # A short path: Ray puts sockets below it, and their names may have about 100 characters.
     base = "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108 -- checked to be there; Ray needs a short path
-    folder = Path(tempfile.mkdtemp(prefix="fedssl-", dir=base))
-    mark = secrets.token_hex(16)
-    environment = _environment(folder, mark)
+    folder = Path(tempfile.mkdtemp(prefix="fedssl-", dir=base)).resolve()
+    environment = _environment(folder)
     port = free_port()
     process = None
-    with guarded(mark, folder):
+    with guarded(folder):
         try:
             _write_connection(folder, f"127.0.0.1:{port}")
             process = _start(folder, port, environment, simulation=simulation)
@@ -160,7 +158,7 @@ def superlink(*, simulation: bool) -> Iterator[SuperLink]:
         finally:
             with undisturbed():
                 if process is not None:
-                    stop(process, mark)
+                    stop(process, folder)
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -187,12 +185,12 @@ def remote_superlink(address: str, root_certificates: Path | None) -> Iterator[S
         if root_certificates is not None:
             security = f"root-certificates = {json.dumps(str(root_certificates.resolve()))}"
         _write_connection(folder, address, security)
-        yield SuperLink(folder, int(port), _environment(folder, ""))
+        yield SuperLink(folder, int(port), _environment(folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _environment(folder: Path, mark: str) -> dict[str, str]:
+def _environment(folder: Path) -> dict[str, str]:
     environment = dict(os.environ)
     # Flower's daemons find each other's programs through PATH.
     scripts = str(Path(sys.executable).parent)
@@ -200,7 +198,7 @@ def _environment(folder: Path, mark: str) -> dict[str, str]:
     direct = [environment.get("NO_PROXY", ""), "127.0.0.1", "localhost"]
     environment["NO_PROXY"] = environment["no_proxy"] = ",".join(d for d in direct if d)
     return environment | {
-        MARK: mark,
+        MARK: str(folder),
         "FLWR_HOME": str(folder / "home"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

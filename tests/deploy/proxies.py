@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -87,7 +86,7 @@ def serving(
         coordinator: what is to run.
         environment: of the SuperLink and its ServerApp, besides what they need.
     """
-    mark, log = secrets.token_hex(8), coordinator.folder / "superlink.log"
+    log = coordinator.folder / "superlink.log"
     with log.open("ab") as output:
         superlink = subprocess.Popen(
             coordinator.superlink(),
@@ -95,7 +94,7 @@ def serving(
             env={
                 **os.environ,
                 **(environment or {}),
-                MARK: mark,
+                MARK: str(coordinator.folder),
                 "FLWR_HOME": str(coordinator.folder / "home"),
                 "FLWR_TELEMETRY_ENABLED": "0",
                 "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -111,4 +110,4 @@ def serving(
     finally:
         proxy.terminate()
         proxy.wait(20)
-        stop(superlink, mark)
+        stop(superlink, coordinator.folder)

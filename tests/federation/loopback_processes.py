@@ -168,3 +168,43 @@ def marked_with(entry: str) -> list[int]:
             if entry.encode() in path.read_bytes().split(b"\0"):
                 found.append(int(path.parent.name))
     return found
+
+
+def family(ancestor: int) -> set[tuple[int, int]]:
+    """Return the living descendants as (process, start time), by whom each was started.
+
+    Some cannot be found by their environment: the titles of Ray's agents overwrite it.
+    """
+    table = {int(path.parent.name): _stat(path) for path in Path("/proc").glob("[0-9]*/stat")}
+    found = {ancestor}
+    while more := {p for p, (_, parent, _) in table.items() if parent in found} - found:
+        found |= more
+    return {(process, table[process][2]) for process in found - {ancestor}}
+
+
+def survivors(processes: set[tuple[int, int]], patience: float) -> list[tuple[int, str]]:
+    """Return those that live after so many seconds, with their command lines."""
+    deadline = time.monotonic() + patience
+    while (found := living(processes)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+def living(processes: set[tuple[int, int]]) -> list[tuple[int, str]]:
+    """Return those that live, with their command lines."""
+    found = []
+    for process, started in sorted(processes):
+        state, _, since = _stat(Path(f"/proc/{process}/stat"))
+        if since == started and state != "Z":
+            with suppress(OSError):
+                found.append((process, Path(f"/proc/{process}/cmdline").read_text()[:200]))
+    return found
+
+
+def _stat(path: Path) -> tuple[str, int, int]:
+    """Return a process's state, parent and start time; they follow its name in brackets."""
+    try:
+        fields = path.read_text().rpartition(")")[2].split()
+    except OSError:
+        return ("Z", 0, 0)
+    return (fields[0], int(fields[1]), int(fields[19]))

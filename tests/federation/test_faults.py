@@ -17,9 +17,12 @@ from loopback_processes import (
     assignments,
     deploy,
     digest,
+    family,
     fedssl_run,
+    living,
     marked_with,
     results,
+    survivors,
     wait_until,
 )
 from rich.console import Console
@@ -92,12 +95,14 @@ def test_an_interrupted_run_leaves_nothing_behind_and_can_be_resumed(
     ) as process:
         lines = out / "rounds.jsonl"
         wait_until(lambda: lines.exists() and len(lines.read_text().splitlines()) >= 2, 400)
-        assert len(marked_with(f"FEDSSL_TEST={tmp_path}")) > 3  # SuperLink, SuperExec, Ray, ...
+        everybody = family(process.pid)
+        assert len(everybody) > 5  # SuperLink, SuperExec, Ray and its agents, ...
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "--resume" in error
-    wait_until(lambda: marked_with(f"FEDSSL_TEST={tmp_path}") == [], 10)
+    assert survivors(everybody, patience=10) == []
+    assert marked_with(f"FEDSSL_TEST={tmp_path}") == []
     done = len(lines.read_text().splitlines())
     assert done < 400
     flat["rounds"] = done + 2
@@ -119,9 +124,16 @@ def test_a_run_whose_launcher_is_killed_leaves_nothing_behind(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
-        wait_until(lambda: len(marked_with(mark)) > 5, 300)
+        wait_until(lambda: len(titled_by_ray(family(process.pid))) >= 2, 300)
+        everybody = family(process.pid)
         process.kill()
+    assert survivors(everybody, patience=60) == []
     wait_until(lambda: marked_with(mark) == [], 60)
+
+
+def titled_by_ray(processes: set[tuple[int, int]]) -> list[int]:
+    """Return those whose title Ray has set: their environment cannot be read any more."""
+    return [process for process, title in living(processes) if title.startswith("ray::")]
 
 
 @pytest.mark.slow
