@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedssl.config import RunConfig
-from fedssl.results import RoundRecord, RunFolder
-from fedssl.types import Role, SiteInfo
+from fedssl.results import RoundRecord, RunFolder, absences
+from fedssl.types import SiteInfo
 
 __all__ = ["ConsoleProgress", "results_table"]
 
@@ -30,13 +29,10 @@ class ConsoleProgress:
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._rounds = 0
         self._seconds: list[float] = []
-        self._roles: dict[str, Role] = {}
-        self._took_part: Counter[str] = Counter()
 
     def start(self, run: RunConfig, roster: Mapping[str, SiteInfo], round_: int) -> None:
         """Show who takes part."""
         self._rounds = run.rounds
-        self._roles = {info.name: info.role for info in roster.values()}
         sites = ", ".join(f"{i.name} ({i.role}, {i.num_examples} samples)" for i in roster.values())
         begin = f", from round {round_ + 1}" if round_ else ""
         self._print(f"{run.method}: {run.rounds} rounds{begin}, seed {run.seed}. {sites}.")
@@ -44,7 +40,6 @@ class ConsoleProgress:
     def round_done(self, record: RoundRecord) -> None:
         """Show losses, Dice where it was measured, and the time left."""
         self._seconds.append(record.seconds)
-        self._took_part.update(record.sites.keys())
         left = self._rounds - record.round - 1
         pace = sum(self._seconds[-5:]) / len(self._seconds[-5:])
         parts = [f"round {record.round + 1:>3}/{self._rounds}", "+".join(record.stages)]
@@ -61,24 +56,12 @@ class ConsoleProgress:
         if not self._console.is_terminal:
             self._console.width = _LOG_WIDTH  # else numbers are cut to 80 columns
         self._console.print(table)
-        for line in self._absences():
+        for line in absences(results["sites"]):
             self._print(line)
         self._print(f"weights_sha256 {results['weights_sha256']}\nRun folder: {folder.path}")
         report = folder.path / "report.html"
         if report.is_file():
             self._print(f"Report: {report}")
-
-    def _absences(self) -> list[str]:
-        """Return a line for every site that trained in fewer rounds than others of its role."""
-        lines = []
-        for name, role in self._roles.items():
-            most = max(self._took_part[n] for n, other in self._roles.items() if other == role)
-            if self._took_part[name] < most:
-                lines.append(
-                    f"Site {name} trained in {self._took_part[name]} rounds, other {role} sites "
-                    f"in up to {most}; the log says why."
-                )
-        return lines
 
     def _print(self, text: str) -> None:
         # Names may hold square brackets, which are markup to rich.

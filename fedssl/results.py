@@ -18,7 +18,7 @@ from fedssl.functional.averaging import weights_sha256
 from fedssl.memory import write_atomically
 from fedssl.types import Arrays, SiteInfo, Task
 
-__all__ = ["SCHEMA", "RoundRecord", "RunFolder", "SiteResult", "config_toml"]
+__all__ = ["SCHEMA", "RoundRecord", "RunFolder", "SiteResult", "absences", "config_toml"]
 
 SCHEMA = 1
 
@@ -138,6 +138,7 @@ class RunFolder:
                     "distance_unit": units[name],
                     "num_examples": roster[name].num_examples,
                     "num_labeled": roster[name].num_labeled,
+                    "rounds": sum(name in record["sites"] for record in records),
                 }
                 for name, result in sites.items()
             },
@@ -149,6 +150,24 @@ class RunFolder:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         write_atomically(self.results, (json.dumps(results, indent=2) + "\n").encode())
+
+
+def absences(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Name every site that took part in fewer rounds than others of its role.
+
+    Args:
+        sites: that table of `results.json`; older runs do not tell rounds and name nobody.
+    """
+    lines = []
+    for name, site in sites.items():
+        took_part = site.get("rounds", 0)
+        most = max(s.get("rounds", 0) for s in sites.values() if s["role"] == site["role"])
+        if took_part < most:
+            lines.append(
+                f"Site {name} took part in {took_part} rounds, other {site['role']} sites in up "
+                f"to {most}; the log says why."
+            )
+    return lines
 
 
 def _site_entry(result: SiteResult, task: Task) -> dict[str, Any]:

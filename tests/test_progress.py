@@ -131,17 +131,15 @@ def test_the_end_shows_the_digest_and_the_folder(tmp_path: Path):
 
 def test_a_site_that_failed_in_some_rounds_is_named_at_the_end(tmp_path: Path):
     folder = RunFolder(tmp_path, RunConfig())
-    folder.results.write_text(json.dumps(RESULTS))
+    north, west = RESULTS["sites"]["north"], RESULTS["sites"]["west"]
+    sites = {"north": {**north, "rounds": 3}, "east": {**north, "rounds": 5}}
+    sites |= {"west": {**west, "rounds": 2}}  # it has nothing to do in the warm-up
+    folder.results.write_text(json.dumps({**RESULTS, "sites": sites}))
     progress, text = screen()
-    east = SiteInfo("east", Role.LABELED, 5, 5)
-    progress.start(RunConfig(rounds=2), {**ROSTER, "east": east}, 0)
-    for round_ in range(2):
-        sites = {"east": {"loss": 1.0}}  # it is the warm-up: west has nothing to do yet
-        progress.round_done(RoundRecord(round_, ["train"], seconds=1.0, sites=sites))
     progress.finish(folder)
     named = [line for line in text.getvalue().splitlines() if line.startswith("Site ")]
     assert named == [
-        "Site north trained in 0 rounds, other labeled sites in up to 2; the log says why."
+        "Site north took part in 3 rounds, other labeled sites in up to 5; the log says why."
     ]
 
 

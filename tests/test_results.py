@@ -82,7 +82,8 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path: Pat
 
 def test_results_hold_what_readers_rely_on(folder: RunFolder):
     folder.begin(0, resumed=False)
-    folder.append(RoundRecord(0, seconds=1.5, bytes_up=10, bytes_down=20))
+    heard = {"a": {"loss": 1.0}}
+    folder.append(RoundRecord(0, seconds=1.5, bytes_up=10, bytes_down=20, sites=heard))
     folder.append(RoundRecord(1, seconds=2.5, bytes_up=1, bytes_down=2))
     weights = {"w": torch.arange(6.0).reshape(2, 3).T}
     metrics = {"dice/disc": 0.8, "dice/cup": 0.6, "hd95/disc": 3.0, "pseudo_dice/cup": 0.5}
@@ -124,7 +125,9 @@ def test_results_hold_what_readers_rely_on(folder: RunFolder):
         "distance_unit": "mm",
         "num_examples": 10,
         "num_labeled": 10,
+        "rounds": 1,
     }
+    assert found["sites"]["b"]["rounds"] == 0
     assert found["sites"]["b"]["dice"] == {"disc": None, "cup": None}
     assert found["sites"]["b"]["pseudo_dice"] is None
 

@@ -22,6 +22,16 @@ def test_a_site_that_did_not_answer_is_not_one_without_masks(copy: Path) -> None
     assert "no answer" in page.one("tr", data_site="south").text
 
 
+def test_a_site_that_missed_rounds_is_named(copy: Path) -> None:
+    found = results(copy)
+    assert "took part in" not in read_page(write_report(copy)).text
+    north = found["sites"]["north"]
+    found["sites"]["far"] = {**north, "rounds": north["rounds"] + 2}
+    (copy / "results.json").write_text(json.dumps(found))
+    told = f"Site north took part in {north['rounds']} rounds, other {north['role']} sites in up to"
+    assert told in read_page(write_report(copy)).text
+
+
 def test_a_picture_that_is_gone_leaves_the_others(pictures: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(pictures, folder)
