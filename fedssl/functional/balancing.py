@@ -24,16 +24,20 @@ class Selected(NamedTuple):
     keep: Bool[Tensor, " B *S"]
 
 
-def class_thresholds(share: Float[Tensor, " K"], cap: float = 0.95) -> Float[Tensor, " K"]:
-    """Return `min(p_c K / 10 + 0.84 - std(p), cap)` for each class.
+def class_thresholds(
+    share: Float[Tensor, " K"], cap: float = 0.95, floor: float = 0.0
+) -> Float[Tensor, " K"]:
+    """Return `p_c K / 10 + 0.84 - std(p)` for each class, within [floor, cap].
 
     Args:
         share: p, the classes' share of all labels; sums to 1. Its standard deviation has the
             divisor K.
         cap: the largest threshold.
+        floor: the smallest one; ours. Background fills most of an image, so that `std(p)` is large
+            and all thresholds but its own are so low that every pixel passes.
     """
     spread = share.std(correction=0)
-    return (share * len(share) / 10 + OFFSET - spread).clamp_max(cap)
+    return (share * len(share) / 10 + OFFSET - spread).clamp_min(floor).clamp_max(cap)
 
 
 def select_balanced(
@@ -42,6 +46,7 @@ def select_balanced(
     *,
     cap: float = 0.95,
     tail: float = 0.03,
+    floor: float = 0.0,
 ) -> Selected:
     """Return labels, and where they count.
 
@@ -53,10 +58,11 @@ def select_balanced(
         share: the classes' share of all labels.
         cap: the largest threshold.
         tail: share below which a class is rare.
+        floor: the smallest threshold.
     """
     share = share.to(prob)
     top = prob.topk(2, dim=1)
     first, second = top.indices[:, 0], top.indices[:, 1]
-    confident = top.values[:, 0] > class_thresholds(share, cap)[first]
+    confident = top.values[:, 0] > class_thresholds(share, cap, floor)[first]
     rescued = ~confident & (share[second] < tail)
     return Selected(torch.where(rescued, second, first), confident | rescued)

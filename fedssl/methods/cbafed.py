@@ -64,6 +64,7 @@ class BalancedConfig(FederatedConfig):
         True, description="weigh unlabeled sites by samples times their selected share of pixels"
     )
     cap: float = Field(0.95, ge=0, le=1, description="largest threshold")
+    floor: float = Field(0.0, ge=0, le=1, description="smallest threshold; 0 is as published")
     tail: float = Field(0.03, ge=0, le=1, description="share below which a class is rare")
     view: Literal["weak", "strong"] = Field("weak", description="what the student sees")
     residual: int = Field(5, ge=0, description="rounds between averages with the past; 0 never")
@@ -101,6 +102,7 @@ class BalancedLabels(JointObjective):
                 share,
                 cap=self._config.cap,
                 tail=self._config.tail,
+                floor=self._config.floor,
             )
             classes = self.setup.task.num_classes - 1
             pseudo = foreground_targets(found.label, classes, self.setup.task.output)[0]

@@ -125,6 +125,9 @@ def test_thresholds_by_hand():
     skewed = class_thresholds(torch.tensor([0.9, 0.1])).tolist()
     assert skewed == pytest.approx([0.18 + 0.84 - 0.4, 0.02 + 0.84 - 0.4])
     assert class_thresholds(torch.full((20,), 0.05), cap=0.9).tolist() == pytest.approx([0.9] * 20)
+    held = class_thresholds(torch.tensor([0.9, 0.1]), floor=0.5).tolist()
+    assert held == pytest.approx([0.18 + 0.84 - 0.4, 0.5])
+    assert class_thresholds(share, cap=0.7, floor=0.8).tolist() == pytest.approx([0.7, 0.7])
 
 
 def test_a_rare_second_class_is_taken_where_the_first_is_not_sure():
@@ -135,6 +138,13 @@ def test_a_rare_second_class_is_taken_where_the_first_is_not_sure():
     # pixel 1 is unsure, and its second class is rare
     assert found.keep.tolist() == [[False, True]]
     assert found.label[0, 1] == 2
+
+
+def test_a_floor_holds_thresholds_up_where_the_background_fills_most():
+    prob = torch.tensor([0.3, 0.6, 0.1]).reshape(1, 3, 1)
+    share = torch.tensor([0.85, 0.13, 0.02])  # the threshold of class 1 is about 0.51
+    assert select_balanced(prob, share).keep.all()
+    assert not select_balanced(prob, share, floor=0.65).keep.any()
 
 
 def test_relations_are_softened_mean_logits_of_present_classes():
