@@ -92,6 +92,8 @@ def test_an_interrupted_run_leaves_nothing_behind_and_can_be_resumed(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # what a shell starts in the background ignores SIGINT, and so do its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 -- one thread
     ) as process:
         lines = out / "rounds.jsonl"
         wait_until(lambda: lines.exists() and len(lines.read_text().splitlines()) >= 2, 400)
