@@ -34,7 +34,7 @@ def class_thresholds(
             divisor K.
         cap: the largest threshold.
         floor: the smallest one; ours. Background fills most of an image, so that `std(p)` is large
-            and all thresholds but its own are so low that every pixel passes.
+            and all thresholds but its own are so low that nearly every pixel passes.
     """
     spread = share.std(correction=0)
     return (share * len(share) / 10 + OFFSET - spread).clamp_min(floor).clamp_max(cap)
