@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fedssl.data.check_findings import Level
+from fedssl.data.check_masks import check_headers
 from fedssl.data.cropping import Box
 from fedssl.data.formats import stem_of
 from fedssl.data.layouts.cases import files_by_stem
@@ -23,6 +26,8 @@ from fedssl.pseudo import PseudoCase, PseudoSite
 from fedssl.types import Role, Task
 
 __all__ = ["Exported", "Imported", "export_pseudo_labels", "import_corrections"]
+
+log = logging.getLogger("fedssl")
 
 INDEX: Final = "index.csv"
 COLUMNS: Final = ("rank", "case", "label", "trust", "predicted_dice", "trusted", "sha256")
@@ -210,8 +215,18 @@ def _checked(
     for index, file in enumerate(source.files):
         if file.label in wanted:
             source.read(index)
+            _require_grid(file.image, file.label)
             checked[file.name] = file.label
     return checked
+
+
+def _require_grid(image: Path, mask: Path) -> None:
+    """Refuse a mask of another spacing than its image; say where one is only placed elsewhere."""
+    for finding in check_headers(image, mask):
+        told = f"{finding.file}: {finding.detail} {finding.remedy}"
+        if finding.level == Level.ERROR:
+            raise DataError(told)
+        log.warning(told)
 
 
 def _masks_in_use(spec: SiteSpec, task: Task, own: Path) -> dict[str, Path]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from fedssl.data.case_files import files_behind, read_mask
 from fedssl.data.check_findings import DataFinding, Level, bad, from_error, heard, warning
-from fedssl.data.check_masks import check_content, check_grids, check_turned
+from fedssl.data.check_masks import TOLERANCE, check_content, check_headers, check_turned
 from fedssl.data.check_sets import (
     Place,
     check_classes,
@@ -24,7 +24,7 @@ from fedssl.data.check_sets import (
 from fedssl.data.facts import CaseFacts, case_facts
 from fedssl.data.formats import format_of
 from fedssl.data.layouts import LAYOUTS, CaseFile
-from fedssl.data.readers import read_geometry, read_image
+from fedssl.data.readers import read_image
 from fedssl.data.source import CaseSource, FolderSource, open_source
 from fedssl.data.splits import labeled_positions
 from fedssl.data.summary import Summary, summarise
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from fedssl.data.cache import PreparedSite
 
 __all__ = ["TOLERANCE", "Progress", "SiteReport", "check_site", "check_together"]
-
-TOLERANCE = 0.1
-"""Voxels that the grids of an image and its mask may lie apart."""
 
 Progress = Callable[[str, int, int], None]
 """Is told the site, the cases that were read, and how many there are."""
@@ -199,15 +196,7 @@ class _Check:
             mask = files.label if files and files.label else image
             self.findings += check_content(case.label, self.task, mask)
         if files is not None and files.label is not None and not files.layers:
-            self._compare_grids(files, files.label)
-
-    def _compare_grids(self, files: CaseFile, label: Path) -> None:
-        if files.image != label and _has_grid(files.image) and _has_grid(label):
-            try:
-                image, mask = read_geometry(files.image), read_geometry(label)
-            except DataError:  # told when the case was read
-                return
-            self.findings += check_grids(image, mask, label, files.image, self.tolerance)
+            self.findings += check_headers(files.image, files.label, self.tolerance)
 
     def _places(self) -> list[Place]:
         contents = [""] * len(self.source.cases)
@@ -261,12 +250,6 @@ class _Check:
             detail = f"None of the cases in the list {self.site.labeled!r} has a mask."
             remedy = "List subjects or cases that have masks."
             self.findings.append(bad("role", self.site.path, detail, remedy))
-
-
-def _has_grid(path: Path) -> bool:
-    """Return whether a file's header says where its voxels lie."""
-    file_format = format_of(path)
-    return file_format is not None and not file_format.picture and file_format.keys == "none"
 
 
 def _content(case: CaseFile) -> str:

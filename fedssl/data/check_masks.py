@@ -1,4 +1,4 @@
-"""Checks of one mask and of its place on the image; arrays and grids in, findings out."""
+"""Checks of one mask and of its place on the image."""
 
 from __future__ import annotations
 
@@ -10,10 +10,24 @@ from PIL import Image
 from scipy import ndimage
 
 from fedssl.data.check_findings import DataFinding, bad, warning
+from fedssl.data.formats import format_of
 from fedssl.data.geometry import Geometry
+from fedssl.data.readers import read_geometry
+from fedssl.errors import DataError
 from fedssl.types import Output, Task
 
-__all__ = ["check_content", "check_grids", "check_nesting", "check_turned", "grid_distance"]
+__all__ = [
+    "TOLERANCE",
+    "check_content",
+    "check_grids",
+    "check_headers",
+    "check_nesting",
+    "check_turned",
+    "grid_distance",
+]
+
+TOLERANCE = 0.1
+"""Voxels that the grids of an image and its mask may lie apart."""
 
 _ALMOST_ALL = 0.9
 _ORIENTATION = 0x0112
@@ -77,6 +91,23 @@ def check_grids(
             )
         ]
     return []
+
+
+def check_headers(image: Path, mask: Path, tolerance: float = TOLERANCE) -> list[DataFinding]:
+    """Compare the grids of two files, where both have headers that say where their voxels lie.
+
+    Args:
+        image: an image that can be read.
+        mask: its mask.
+        tolerance: see `check_grids`.
+    """
+    if image == mask or not (_has_grid(image) and _has_grid(mask)):
+        return []
+    try:
+        ours, theirs = read_geometry(image), read_geometry(mask)
+    except DataError:  # who reads the voxels tells it
+        return []
+    return check_grids(ours, theirs, mask, image, tolerance)
 
 
 def check_turned(image: Path | str) -> list[DataFinding]:
@@ -184,6 +215,11 @@ def _corners(geometry: Geometry) -> np.ndarray:
             index[axis] = geometry.size[axis] - 1 if flip != end else 0
         rows.append(np.asarray(geometry.origin) + cosines @ (index * geometry.spacing))
     return np.array(rows)
+
+
+def _has_grid(path: Path) -> bool:
+    file_format = format_of(path)
+    return file_format is not None and not file_format.picture and file_format.keys == "none"
 
 
 def _short(numbers: tuple[float, ...]) -> str:

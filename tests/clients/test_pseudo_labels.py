@@ -228,6 +228,44 @@ def test_a_mask_that_does_not_fit_changes_nothing(
     assert not (hospital / "state/corrected").exists()
 
 
+def write_volume(path: Path, spacing: float, origin: float) -> None:
+    volume = np.zeros((6, 20, 24), np.uint8)
+    volume[2:4, 5:9, 5:9] = 1
+    image = sitk.GetImageFromArray(volume)
+    image.SetSpacing((spacing, spacing, 2.0))
+    image.SetOrigin((origin, 0.0, 0.0))
+    path.parent.mkdir(exist_ok=True)
+    sitk.WriteImage(image, str(path))
+
+
+def test_a_volume_of_another_spacing_is_no_mask_of_its_image(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_volume(tmp_path / "images/scan.nii.gz", 1.0, 0.0)
+    write_volume(tmp_path / "images/other.nii.gz", 1.0, 0.0)
+    text = """[task]
+name = "scans"
+classes = ["background", "organ"]
+mode = "3d"
+[[site]]
+name = "west"
+role = "unlabeled"
+path = "."
+"""
+    (tmp_path / "site.toml").write_text(text)
+    before = (tmp_path / "site.toml").read_bytes()
+    write_volume(tmp_path / "in/scan.nii.gz", 1.5, 0.0)
+    with pytest.raises(DataError, match=r"scan\.nii\.gz: Its spacing is not that of its image"):
+        import_corrections(tmp_path / "site.toml", tmp_path / "in", tmp_path / "state")
+    assert (tmp_path / "site.toml").read_bytes() == before
+    assert not (tmp_path / "state/corrected").exists()
+
+    write_volume(tmp_path / "in/scan.nii.gz", 1.0, 30.0)
+    done = import_corrections(tmp_path / "site.toml", tmp_path / "in", tmp_path / "state")
+    assert done.new == ["scan"]
+    assert "30.00 voxels away" in caplog.text
+
+
 def test_a_run_for_another_task_is_refused_with_both_values(
     hospital: Path, run_folder: Path
 ) -> None:
