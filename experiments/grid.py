@@ -70,8 +70,12 @@ def matches(job: Job, part: str) -> bool:
     Args:
         job: a run.
         part: set, experiment, `key=value` or whole grid point, `fold<j>`, `seed<k>`; values as in
-            the file or as in the name.
+            the file or as in the name. Several of them, with `/` in between, have to be in it all.
     """
+    return _has_part(job, part) or all(_has_part(job, one) for one in part.split("/"))
+
+
+def _has_part(job: Job, part: str) -> bool:
     parts = job.name.split("/")
     wanted = {part, _slug(part), *_as_value(part)}
     return not part or any(wanted & {whole, *whole.split(",")} for whole in parts)

@@ -48,7 +48,7 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Run seeds 0 .. N-1.")] = 1,
     all_folds: Annotated[bool, typer.Option("--all-folds", help="Cross-validate.")] = False,
     only: Annotated[
-        str, typer.Option(help="Only runs with this part in their name, e.g. labeled-sites=hrf.")
+        str, typer.Option(help="Only runs with this in their name, e.g. labeled-sites=hrf/seed1.")
     ] = "",
     engine: Annotated[Engine, typer.Option(help="loopback or ray (flwr run).")] = Engine.LOOPBACK,
     out: Annotated[Path, typer.Option(help="Results folder.")] = Path("runs"),

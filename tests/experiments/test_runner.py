@@ -236,7 +236,8 @@ def test_only_takes_whole_parts_of_a_name(tmp_path: Path) -> None:
     assert chosen("labeled-sites=a") == chosen("labeled-sites=a,b") == chosen("seed1") == 4
     assert chosen("denoise.mu=0.5") == 4
     assert chosen("labeled-sites=a+b,denoise.mu=0.5") == 2
-    assert chosen("labeled") == 0
+    assert chosen("labeled-sites=a/seed10") == chosen("mu/seed1/denoise.mu=0.5") == 2
+    assert chosen("labeled") == chosen("labeled-sites=a/seed2") == 0
 
 
 def test_jobs_that_cannot_run_are_named_before_any_runs(tmp_path: Path) -> None:
