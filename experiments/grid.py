@@ -72,6 +72,7 @@ def matches(job: Job, part: str) -> bool:
         part: set, experiment, `key=value` or whole grid point, `fold<j>`, `seed<k>`; values as in
             the file or as in the name. Several of them, with `/` in between, have to be in it all.
     """
+    # a value may hold a slash itself, so the whole of it is looked for first
     return _has_part(job, part) or all(_has_part(job, one) for one in part.split("/"))
 
 

@@ -145,7 +145,8 @@ def import_corrections(
         out: where the changed site file goes; None: into `site_file`.
 
     Raises:
-        DataError: a mask belongs to no image, does not fit it, or holds a value of no class.
+        DataError: a mask belongs to no image, has another size or spacing, or holds a value of no
+            class.
         ConfigError: the site's layout keeps its masks elsewhere.
     """
     task, spec = load_site_file(site_file)
@@ -221,12 +222,14 @@ def _checked(
 
 
 def _require_grid(image: Path, mask: Path) -> None:
-    """Refuse a mask of another spacing than its image; say where one is only placed elsewhere."""
+    """Refuse a mask of another spacing than its image; warn of one that is only placed elsewhere.
+
+    Many tools lose a file's origin, so that is no reason to refuse a correction.
+    """
     for finding in check_headers(image, mask):
-        told = f"{finding.file}: {finding.detail} {finding.remedy}"
         if finding.level == Level.ERROR:
-            raise DataError(told)
-        log.warning(told)
+            raise DataError(f"{finding.file}: {finding.detail} {finding.remedy}")
+        log.warning("%s: %s", finding.file, finding.detail)
 
 
 def _masks_in_use(spec: SiteSpec, task: Task, own: Path) -> dict[str, Path]:

@@ -35,7 +35,7 @@ from fedssl.types import Case, Role, Task
 if TYPE_CHECKING:
     from fedssl.data.cache import PreparedSite
 
-__all__ = ["TOLERANCE", "Progress", "SiteReport", "check_site", "check_together"]
+__all__ = ["Progress", "SiteReport", "check_site", "check_together"]
 
 Progress = Callable[[str, int, int], None]
 """Is told the site, the cases that were read, and how many there are."""

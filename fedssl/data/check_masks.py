@@ -1,4 +1,4 @@
-"""Checks of one mask and of its place on the image."""
+"""Checks of one mask and of its place on the image; findings out."""
 
 from __future__ import annotations
 
@@ -218,6 +218,7 @@ def _corners(geometry: Geometry) -> np.ndarray:
 
 
 def _has_grid(path: Path) -> bool:
+    """Return whether a file's header says where its voxels lie."""
     file_format = format_of(path)
     return file_format is not None and not file_format.picture and file_format.keys == "none"
 

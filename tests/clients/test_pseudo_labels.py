@@ -242,7 +242,6 @@ def test_a_volume_of_another_spacing_is_no_mask_of_its_image(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_volume(tmp_path / "images/scan.nii.gz", 1.0, 0.0)
-    write_volume(tmp_path / "images/other.nii.gz", 1.0, 0.0)
     text = """[task]
 name = "scans"
 classes = ["background", "organ"]

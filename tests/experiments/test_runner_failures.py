@@ -36,6 +36,9 @@ def test_only_takes_values_as_the_file_spells_them(tmp_path: Path) -> None:
     for part in ("denoise.mu=1e-3", "denoise.mu=0.001", "quality.guide=false"):
         assert sum(matches(job, part) for job in jobs) == 2, part
     assert not any(matches(job, "denoise.mu=1e-2") for job in jobs)
+    slashed = "\n[grid]\ndata-root = ['/here/a', '/there/a']\n"
+    jobs = jobs_of(write_experiment(tmp_path, "roots", slashed), [0])
+    assert sum(matches(job, "data-root=/here/a") for job in jobs) == 1
 
 
 def test_a_run_that_cannot_start_fails_alone(tmp_path: Path) -> None:
