@@ -116,12 +116,10 @@ def default_cache_dir() -> Path:
     """Return the user's cache folder for fedssl, or a temporary one where that is not writable."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     wanted = (Path(base) if base else Path("~/.cache").expanduser()) / "fedssl"
-    try:
+    with suppress(OSError):
         wanted.mkdir(parents=True, exist_ok=True)
         if os.access(wanted, os.W_OK | os.X_OK):
             return wanted
-    except OSError:
-        pass
     owner = os.getuid() if hasattr(os, "getuid") else "user"
     fallback = Path(tempfile.gettempdir()) / f"fedssl-cache-{owner}"
     fallback.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -231,17 +229,21 @@ class CacheWriter:
         self._publish()
 
     def _publish(self) -> None:
-        def finished() -> bool:
-            return open_prepared(self._target.parent, self._target.name) is not None
+        try:
+            self._rename()
+        except OSError:  # a damaged one goes; another process may be doing the same
+            damaged = self._folder.with_suffix(".damaged.tmp")
+            with suppress(OSError):
+                self._target.rename(damaged)
+            self._rename()
+            shutil.rmtree(damaged, ignore_errors=True)
 
-        if finished():
-            return
-        with suppress(OSError):  # a damaged one goes; another process may be doing the same
-            self._target.rename(self._folder.with_suffix(".broken.tmp"))
+    def _rename(self) -> None:
+        """Rename, then look: between a look and the renaming another process may finish."""
         try:
             self._folder.rename(self._target)
         except OSError:
-            if not finished():
+            if open_prepared(self._target.parent, self._target.name) is None:
                 raise
 
 

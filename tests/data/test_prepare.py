@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from fedssl.config import RunConfig
-from fedssl.data.cache import default_cache_dir, open_prepared
+from fedssl.data import cache
+from fedssl.data.cache import CacheWriter, default_cache_dir, open_prepared
 from fedssl.data.intensity import zscore
 from fedssl.data.prepare import PreparePlan, prepare, prepare_site
 from fedssl.data.source import CaseRef, FolderSource
@@ -171,6 +172,23 @@ def test_a_damaged_copy_is_replaced(tmp_path, damage):
     site = prepare(source, PLAN, tmp_path)
     assert source.reads == 3
     np.testing.assert_array_equal(site.label(0), Arrays().read(0).label)
+    assert list(tmp_path.iterdir()) == [site.folder], "nothing of the damaged one is left"
+
+
+def test_a_result_that_appears_while_one_looks_for_it_is_kept(tmp_path, monkeypatch):
+    quicker = prepare(Arrays(), PLAN, tmp_path / "elsewhere").folder
+    target = tmp_path / "cache" / quicker.name
+
+    def look_too_early(cache_dir: Path, key: str) -> object:
+        found = open_prepared(cache_dir, key)
+        if quicker.exists():
+            quicker.rename(target)
+        return found
+
+    with CacheWriter(target.parent, target.name) as writer:
+        monkeypatch.setattr(cache, "open_prepared", look_too_early)
+        writer.finish()
+    assert list(target.parent.iterdir()) == [target]
 
 
 def _prepare_in_process(folder: str, start: float) -> None:
