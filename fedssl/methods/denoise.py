@@ -39,7 +39,7 @@ from fedssl.methods.base import (
     TrainingData,
 )
 from fedssl.methods.clock import check_warmup, is_refresh, refresh_period, warmup_rounds
-from fedssl.methods.denoise_config import DenoiseConfig, warn_if_vacuous
+from fedssl.methods.denoise_config import DenoiseConfig, warn_of_thresholds
 from fedssl.methods.extras import (
     foreground_of,
     pack_teachers,
@@ -177,7 +177,7 @@ class DenoiseRule(ServerRule):
         self.setup = setup
         assert isinstance(setup.config, DenoiseConfig)
         self._config = setup.config
-        warn_if_vacuous(setup.config, setup.run.model)
+        warn_of_thresholds(setup.config, setup.run.model)
         self._warmup = warmup_rounds(self._config.warmup_rounds, setup.run.rounds)
         self._period = refresh_period(self._config.refresh, setup.run.rounds)
         self._labeled = [s for s, info in setup.roster.items() if counts_as_labeled(info)]

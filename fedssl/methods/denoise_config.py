@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, field_validator
 
 from fedssl.config import MethodConfig, ModelConfig
 from fedssl.functional.views import View, views_of
 
-__all__ = ["DenoiseConfig", "DenoiserConfig", "warn_if_vacuous"]
+__all__ = ["DenoiseConfig", "DenoiserConfig", "warn_of_thresholds"]
 
 log = logging.getLogger("fedssl")
+
+HALF: Final = 0.5
+"""Probability above which the network itself marks a pixel of one class."""
 
 
 class DenoiserConfig(MethodConfig):
@@ -91,7 +94,13 @@ class DenoiseConfig(DenoiserConfig):
         raise ValueError("expected 'auto' or a number in [0, 1]")
 
 
-def warn_if_vacuous(config: DenoiserConfig, model: ModelConfig) -> None:
+def warn_of_thresholds(config: DenoiserConfig, model: ModelConfig) -> None:
+    """Log a warning where the denoiser's thresholds do something else than one would expect."""
+    _warn_if_vacuous(config, model)
+    _warn_if_shrinking(config)
+
+
+def _warn_if_vacuous(config: DenoiserConfig, model: ModelConfig) -> None:
     """Log a warning where passes cannot differ, so that every pixel passes the uncertainty test."""
     certain = config.passes == 1 or model.dropout_bottleneck == model.dropout_head == 0
     certain = certain and (len(config.views) == 1 or config.doubt == "passes")
@@ -101,6 +110,18 @@ def warn_if_vacuous(config: DenoiserConfig, model: ModelConfig) -> None:
             "(model.dropout-bottleneck or -head) and 'passes' > 1 (given %d), or several 'scales' "
             "or 'flips' with doubt = 'all'.",
             config.passes,
+        )
+
+
+def _warn_if_shrinking(config: DenoiserConfig) -> None:
+    """Log a warning where doubtful pixels are taught as background, anew at every relabeling."""
+    if config.denoising == "none" and config.threshold == "gamma" and config.gamma > HALF:
+        log.warning(
+            "denoise.gamma = %g without a denoiser teaches pixels of probability 0.5 to %g as "
+            "background, so masks shrink with every relabeling. Set denoise.gamma = 0.5, "
+            "denoise.threshold = 'expected', or denoise.denoising = 'uncertainty'.",
+            config.gamma,
+            config.gamma,
         )
 
 

@@ -16,10 +16,11 @@ from tiny_federations import (
 )
 from torch import Tensor
 
-from fedssl.config import RunConfig, Scalar
+from fedssl.config import ModelConfig, RunConfig, Scalar
 from fedssl.errors import ConfigError
 from fedssl.methods import METHODS, load_config
 from fedssl.methods.denoise import DenoiseConfig
+from fedssl.methods.denoise_config import warn_of_thresholds
 from fedssl.types import Role, Task
 
 EXACT: dict[str, Scalar] = {
@@ -40,6 +41,22 @@ def test_without_dropout_every_pixel_is_certain_and_a_warning_says_so(
     run = start(keys={**keys, "denoise.denoising": "uncertainty"})
     assert [u.metrics["retained"] for u in trained(run, "west")] == [1.0, 1.0]
     assert "trusts every pixel" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("keys", "warned"),
+    [
+        ({"denoising": "none"}, True),
+        ({"denoising": "none", "gamma": 0.5}, False),
+        ({"denoising": "none", "threshold": "expected"}, False),
+        ({}, False),
+    ],
+)
+def test_doubt_that_is_taught_as_background_is_warned_of(
+    keys: dict[str, str | float], warned: bool, caplog: pytest.LogCaptureFixture
+):
+    warn_of_thresholds(DenoiseConfig.model_validate(keys), ModelConfig())
+    assert ("masks shrink" in caplog.text) == warned
 
 
 def test_a_site_that_trusts_nothing_trains_nothing_and_returns_the_weights_it_got(start: Start):
