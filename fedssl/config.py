@@ -76,6 +76,9 @@ class ModelConfig(_Section):
     norm: Literal["instance", "group", "batch"] = "instance"
     dropout_bottleneck: float = Field(0.5, ge=0, lt=1)
     dropout_head: float = Field(0.1, ge=0, lt=1)
+    foreground_prior: float = Field(
+        0.0, ge=0, lt=1, description="foreground that a new network guesses; 0: torch's biases"
+    )
 
 
 class AugmentConfig(_Section):

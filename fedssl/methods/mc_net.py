@@ -32,6 +32,7 @@ from fedssl.methods.base import LocalSetup, Method
 from fedssl.methods.fedavg import no_payload
 from fedssl.methods.joint import JointObjective, JointStep
 from fedssl.methods.ssl_rule import SemiSupervisedConfig, WarmupRule, check_warmup
+from fedssl.models.heads import start_from_prior
 from fedssl.models.multi_decoder import MultiDecoderModel, two_decoder_unet
 from fedssl.models.parts import shared_parts
 from fedssl.types import LabeledBatch, Losses, Task, Term, UnlabeledBatch
@@ -54,7 +55,7 @@ def build_decoders(run: RunConfig, task: Task) -> MultiDecoderModel:
     """Return a U-Net with the configured number of decoders."""
     config, model = run.method_config, run.model
     assert isinstance(config, MutualConsistencyConfig)
-    return two_decoder_unet(
+    network = two_decoder_unet(
         task.spatial_dims,
         task.channels,
         task.out_channels,
@@ -65,6 +66,8 @@ def build_decoders(run: RunConfig, task: Task) -> MultiDecoderModel:
         dropout_bottleneck=model.dropout_bottleneck,
         dropout_head=model.dropout_head,
     )
+    start_from_prior(network, model.foreground_prior, task)
+    return network
 
 
 class MutualConsistency(JointObjective):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fedssl.config import ModelConfig
 from fedssl.models import SegmentationModel
+from fedssl.models.heads import start_from_prior
 from fedssl.models.multi_decoder import (
     UPSAMPLING,
     MultiDecoderModel,
@@ -70,6 +71,14 @@ def all_outputs(model: SegmentationModel, image: Tensor) -> MultiOutput:
 
 
 def _network(
+    config: ModelConfig, task: Task, network: Network, upsampling: Sequence[str]
+) -> MultiDecoderModel:
+    model = _untrained(config, task, network, upsampling)
+    start_from_prior(model, config.foreground_prior, task)
+    return model
+
+
+def _untrained(
     config: ModelConfig, task: Task, network: Network, upsampling: Sequence[str]
 ) -> MultiDecoderModel:
     shape = (task.spatial_dims, task.channels, task.out_channels)

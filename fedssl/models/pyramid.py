@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from fedssl.config import ModelConfig
 from fedssl.models.base import SegmentationModel
+from fedssl.models.heads import start_from_prior
 from fedssl.models.unet import build_unet, channel_plan
 from fedssl.types import SegOutput, Task
 
@@ -38,6 +39,7 @@ class PyramidUNet(SegmentationModel):
             Conv[Conv.CONV, task.spatial_dims](plan[level], task.out_channels, kernel_size=1)
             for level in range(1, min(scales, config.depth))
         )
+        start_from_prior(self, config.foreground_prior, task)
         self._mode = "bilinear" if task.spatial_dims == 2 else "trilinear"
 
     @override

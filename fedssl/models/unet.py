@@ -20,6 +20,7 @@ from typing_extensions import override
 from fedssl.config import ModelConfig
 from fedssl.errors import ConfigError, DataError
 from fedssl.models.base import SegmentationModel
+from fedssl.models.heads import start_from_prior
 from fedssl.types import SegOutput, Task
 
 __all__ = ["UNet", "build_unet", "channel_plan"]
@@ -112,7 +113,7 @@ class UNet(SegmentationModel):
 
 def build_unet(config: ModelConfig, task: Task) -> UNet:
     """Return the network of a run; its weights are drawn from torch's global generator."""
-    return UNet(
+    network = UNet(
         task.spatial_dims,
         task.channels,
         task.out_channels,
@@ -122,6 +123,8 @@ def build_unet(config: ModelConfig, task: Task) -> UNet:
         dropout_bottleneck=config.dropout_bottleneck,
         dropout_head=config.dropout_head,
     )
+    start_from_prior(network, config.foreground_prior, task)
+    return network
 
 
 def _norm_layer(norm: str, width: int) -> tuple[str, dict[str, Any]]:
