@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedssl.config import RunConfig
-from fedssl.results import RoundRecord, RunFolder, absences
+from fedssl.results import RoundRecord, RunFolder, absences, lost_classes
 from fedssl.types import SiteInfo
 
 __all__ = ["ConsoleProgress", "results_table"]
@@ -56,7 +56,7 @@ class ConsoleProgress:
         if not self._console.is_terminal:
             self._console.width = _LOG_WIDTH  # else numbers are cut to 80 columns
         self._console.print(table)
-        for line in absences(results["sites"]):
+        for line in absences(results["sites"]) + lost_classes(results["sites"]):
             self._print(line)
         self._print(f"weights_sha256 {results['weights_sha256']}\nRun folder: {folder.path}")
         report = folder.path / "report.html"

@@ -18,9 +18,20 @@ from fedssl.functional.averaging import weights_sha256
 from fedssl.memory import write_atomically
 from fedssl.types import Arrays, SiteInfo, Task
 
-__all__ = ["SCHEMA", "RoundRecord", "RunFolder", "SiteResult", "absences", "config_toml"]
+__all__ = [
+    "SCHEMA",
+    "RoundRecord",
+    "RunFolder",
+    "SiteResult",
+    "absences",
+    "config_toml",
+    "lost_classes",
+]
 
 SCHEMA = 1
+
+_LOST = 0.05
+"""A class with less Dice at every site is not found; what is learned at all has far more."""
 
 
 @dataclass(slots=True)
@@ -168,6 +179,29 @@ def absences(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"to {most}; the log says why."
             )
     return lines
+
+
+def lost_classes(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Name every class that is found at no site, though there are others that are.
+
+    Args:
+        sites: that table of `results.json`.
+    """
+    best: dict[str, float] = {}
+    for site in sites.values():
+        for name, dice in site["dice"].items():
+            if dice is not None:
+                best[name] = max(dice, best.get(name, 0.0))
+    lost = [name for name, dice in best.items() if dice < _LOST]
+    if len(lost) == len(best):  # nothing was learned, which is another problem
+        return []
+    return [
+        f"Class {name} is found at no site (Dice at most {best[name]:.2f}). If it was learned too "
+        "late, give more rounds, and a method that has one a longer warm-up. If the network lost "
+        "it, set model.foreground-prior to the share of foreground in the masks, or a larger "
+        "model.width."
+        for name in lost
+    ]
 
 
 def _site_entry(result: SiteResult, task: Task) -> dict[str, Any]:

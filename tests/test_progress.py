@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from fedssl.config import RunConfig
@@ -152,3 +153,29 @@ def test_the_table_is_whole_in_a_log_file(tmp_path: Path):
     row = next(line for line in text.getvalue().splitlines() if "long-name-north" in line)
     assert "0.912" in row
     assert "3.25" in row or "3.2" in row
+
+
+@pytest.mark.parametrize(
+    ("north", "west", "named"),
+    [
+        ({"disc": 0.9, "cup": 0.01}, {"disc": None, "cup": None}, True),
+        ({"disc": 0.9, "cup": 0.01}, {"disc": 0.8, "cup": 0.3}, False),
+        ({"disc": 0.0, "cup": 0.01}, {"disc": None, "cup": None}, False),
+        ({"disc": None, "cup": None}, {"disc": None, "cup": None}, False),
+    ],
+    ids=["at no site", "at one site", "nothing is learned", "no masks"],
+)
+def test_a_class_that_is_found_nowhere_is_named_at_the_end(
+    north: dict[str, float | None],
+    west: dict[str, float | None],
+    named: bool,
+    tmp_path: Path,
+):
+    folder = RunFolder(tmp_path, RunConfig())
+    sites = {name: {**RESULTS["sites"][name]} for name in ("north", "west")}
+    sites["north"]["dice"], sites["west"]["dice"] = north, west
+    folder.results.write_text(json.dumps({**RESULTS, "sites": sites}))
+    progress, text = screen()
+    progress.finish(folder)
+    assert ("Class cup is found at no site (Dice at most 0.01)" in text.getvalue()) == named
+    assert "Class disc" not in text.getvalue()

@@ -9,7 +9,7 @@ from typing import Any
 from fedssl.report.html import Child, Markup, join, tag
 from fedssl.report.load import Run
 from fedssl.report.parts import byte_size, duration, mean, value
-from fedssl.results import absences
+from fedssl.results import absences, lost_classes
 
 __all__ = ["answered", "header", "overview", "site_dice"]
 
@@ -171,7 +171,7 @@ def _notes(run: Run) -> list[Child]:
             f"Did not answer the final evaluation: {', '.join(silent)}. Means are over the others. "
             "--resume evaluates again."
         )
-    notes += absences(run.sites)
+    notes += absences(run.sites) + lost_classes(run.sites)
     if hidden:
         notes.append(
             f"Masks of unlabeled sites ({', '.join(hidden)}) exist on disk. Training does not open "

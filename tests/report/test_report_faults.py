@@ -22,6 +22,16 @@ def test_a_site_that_did_not_answer_is_not_one_without_masks(copy: Path) -> None
     assert "no answer" in page.one("tr", data_site="south").text
 
 
+def test_a_class_that_is_found_nowhere_is_named(copy: Path) -> None:
+    assert "is found at no site" not in read_page(write_report(copy)).text
+    found = results(copy)
+    other, name = found["task"]["classes"][1:]
+    for site in found["sites"].values():
+        site["dice"] = {other: 0.8, name: 0.0}
+    (copy / "results.json").write_text(json.dumps(found))
+    assert f"Class {name} is found at no site" in read_page(write_report(copy)).text
+
+
 def test_a_site_that_missed_rounds_is_named(copy: Path) -> None:
     found = results(copy)
     assert "took part in" not in read_page(write_report(copy)).text
