@@ -14,7 +14,7 @@ __all__ = ["DenoiseConfig", "DenoiserConfig", "warn_of_thresholds"]
 
 log = logging.getLogger("fedssl")
 
-HALF: Final = 0.5
+_HALF: Final = 0.5
 """Probability above which the network itself marks a pixel of one class."""
 
 
@@ -115,7 +115,7 @@ def _warn_if_vacuous(config: DenoiserConfig, model: ModelConfig) -> None:
 
 def _warn_if_shrinking(config: DenoiserConfig) -> None:
     """Log a warning where doubtful pixels are taught as background, anew at every relabeling."""
-    if config.denoising == "none" and config.threshold == "gamma" and config.gamma > HALF:
+    if config.denoising == "none" and config.threshold == "gamma" and config.gamma > _HALF:
         log.warning(
             "denoise.gamma = %g without a denoiser teaches pixels of probability 0.5 to %g as "
             "background, so masks shrink with every relabeling. Set denoise.gamma = 0.5, "
