@@ -34,7 +34,7 @@ from fedssl.methods.base import (
     as_exclusive,
 )
 from fedssl.methods.joint import JointStep
-from fedssl.methods.reference_bank import bank_size, collect, pack_bank, payload
+from fedssl.methods.reference_bank import bank_size, collect, pack_bank, payload, warn_if_small
 from fedssl.methods.reference_config import ReferenceConfig, check
 from fedssl.methods.reference_labels import CachedLabels, pool_proposal, stored_proposal, surer
 from fedssl.methods.reference_sources import build_bank
@@ -223,7 +223,8 @@ class ReferenceRule(ServerRule):
         self, round_: int, stage: Stage, weights: Arrays, uploads: Sequence[Upload]
     ) -> Arrays:
         if stage.name == "bank" or (stage.name == "train" and self._builds(round_)):
-            self._bank = self._collect(round_, uploads)
+            before, self._bank = self._bank, self._collect(round_, uploads)
+            warn_if_small(self._bank, before, self._config.k)
         return self._average.merge(round_, stage, weights, uploads) if stage.trains else {}
 
     def _collect(self, round_: int, uploads: Sequence[Upload]) -> Arrays:

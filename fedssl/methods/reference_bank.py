@@ -30,6 +30,7 @@ __all__ = [
     "payload",
     "union",
     "unpack_bank",
+    "warn_if_small",
 ]
 
 log = logging.getLogger("fedssl")
@@ -129,6 +130,25 @@ def bank_fault(arrays: Arrays, *, num_classes: int, round_: int, largest: int) -
         return "a class or a count in it is out of range"
     off = (arrays["bank_vectors"].float().norm(dim=1) - 1).abs().max()
     return "its vectors are not of unit length" if float(off) > _UNIT_TOLERANCE else ""
+
+
+def warn_if_small(arrays: Arrays, before: Arrays, k: int) -> None:
+    """Log a warning, once, where a bank has no more vectors than the `k` that decide a label.
+
+    Args:
+        arrays: the union of all banks.
+        before: that of the round before.
+        k: nearest references that decide a label; of a small bank, all.
+    """
+    size, known = bank_size(arrays), 0 < bank_size(before) <= k
+    if 0 < size <= k and not known:
+        log.warning(
+            "The bank has %d vectors, so all of them are among the %d nearest references. Raise "
+            "reference.cap-per-image-class or reference.grid, or lower reference.min-pixels or "
+            "reference.k.",
+            size,
+            k,
+        )
 
 
 def union(

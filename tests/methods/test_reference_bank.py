@@ -20,6 +20,7 @@ from fedssl.methods.reference_bank import (
     payload,
     union,
     unpack_bank,
+    warn_if_small,
 )
 from fedssl.types import Output, Role, Task, Upload
 
@@ -85,6 +86,14 @@ def test_a_bank_of_another_round_is_left_out_with_a_warning(caplog):
     assert found["bank_labels"].tolist() == [0, 1, 2]
     assert int(found["bank_round"]) == 5
     assert "bank of site s1 is not used: it was made in round 5, not 6" in caplog.text
+
+
+def test_a_bank_of_which_all_vectors_decide_is_told_once(caplog):
+    small, large = (pack_bank(bank_of([0, 1] * n), 5) for n in (2, 9))
+    for before, now in (({}, large), (large, small), (small, small), (small, {})):
+        warn_if_small(now, before, 16)
+    assert caplog.text.count("The bank has 4 vectors") == 1
+    assert "18 vectors" not in caplog.text
 
 
 def test_a_class_without_references_is_named_once(caplog):
