@@ -18,7 +18,7 @@ from fedssl.data.cache import CacheWriter, default_cache_dir, open_prepared
 from fedssl.data.intensity import zscore
 from fedssl.data.prepare import PreparePlan, prepare, prepare_site
 from fedssl.data.source import CaseRef, FolderSource
-from fedssl.errors import ConfigError, DataError
+from fedssl.errors import DataError
 from fedssl.federation import SiteSpec
 from fedssl.types import Case, Task
 
@@ -260,28 +260,6 @@ def test_without_a_writable_home_a_temporary_folder_serves(tmp_path, monkeypatch
     folder = default_cache_dir()
     assert folder.parent == tmp_path
     (folder / "probe").write_text("writable")
-
-
-@pytest.mark.parametrize(
-    ("mode", "text", "size"),
-    [
-        ("2d", "", None),
-        ("2d", "96", (96, 96)),
-        ("2.5d", "96,128", (96, 128)),
-        ("3d", "48", (48, 48, 48)),
-        ("3d", "32,64,80", (32, 64, 80)),
-    ],
-)
-def test_a_plan_takes_its_size_from_the_run(mode, text, size):
-    task = Task("t", ("b", "f"), mode=mode)
-    assert PreparePlan.from_run(RunConfig(image_size=text), task).image_size == size
-
-
-def test_a_size_with_the_wrong_number_of_axes_is_refused():
-    with pytest.raises(
-        ConfigError, match=r"'image-size' = '96,96' has 2 sizes, but mode '3d' has 3"
-    ):
-        PreparePlan.from_run(RunConfig(image_size="96,96"), Task("t", ("b", "f"), mode="3d"))
 
 
 @pytest.mark.parametrize(

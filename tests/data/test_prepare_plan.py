@@ -23,6 +23,28 @@ def volume(unit: str = "mm") -> Case:
     return Case("c", "s", image, (image[0] > 90).astype(np.uint8), (3.0, 1.0, 0.5), unit)
 
 
+@pytest.mark.parametrize(
+    ("mode", "text", "size"),
+    [
+        ("2d", "", None),
+        ("2d", "96", (96, 96)),
+        ("2.5d", "96,128", (96, 128)),
+        ("3d", "48", (48, 48, 48)),
+        ("3d", "32,64,80", (32, 64, 80)),
+    ],
+)
+def test_a_plan_takes_its_size_from_the_run(mode, text, size):
+    task = Task("t", ("b", "f"), mode=mode)
+    assert PreparePlan.from_run(RunConfig(image_size=text), task).image_size == size
+
+
+def test_a_size_with_the_wrong_number_of_axes_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"'image-size' = '96,96' has 2 sizes, but mode '3d' has 3"
+    ):
+        PreparePlan.from_run(RunConfig(image_size="96,96"), Task("t", ("b", "f"), mode="3d"))
+
+
 def test_a_volume_gets_the_wished_spacing_on_every_axis():
     plan = PreparePlan.from_run(RunConfig(target_spacing="1.5,1,1"), VOLUMES)
     image, label, spacing = prepare_case(volume(), plan)
